@@ -1,0 +1,1 @@
+"""What every room stands on: the protocol, checks and checkpoints."""

@@ -1,0 +1,1 @@
+"""Builders, pipelines, masks and phantoms; numpy only."""

@@ -1,0 +1,1 @@
+"""Pages, panels and plots; numpy in, files out."""
