@@ -44,10 +44,6 @@ class MaskCoverageError(InpaintInputError):
     """A mask with no hole, or with nothing but hole, where that is no use."""
 
 
-class BoxError(InpaintInputError):
-    """A local box outside the image, or one that misses the hole."""
-
-
 class NoValidKeyError(InpaintInputError):
     """Neither the image nor the neighbour has a patch that may be copied."""
 
@@ -193,8 +189,9 @@ def check_training_batch(where: str, batch: Mapping[str, np.ndarray]) -> None:
 def pad_to_multiple(array: np.ndarray, of: int, least: int) -> np.ndarray:
     """Pads [B, H, W, C] at the bottom and right until height and width fit.
 
-    Edge pixels repeat; a mask is padded with zeros (valid) by the caller, because
-    an edge pixel may be hole. Crop the result back with `[:, :H, :W]`.
+    Edge pixels repeat, those of a mask too: next to a hole at the border the padding
+    is hole, so that nothing which lay in the hole is ever read. Crop the result back
+    with `[:, :H, :W]`.
     """
     _, height, width, _ = array.shape
     pad = [max(least, math.ceil(n / of) * of) - n for n in (height, width)]

@@ -1,8 +1,14 @@
-"""Finds a system by its file name."""
+"""Finds a system by its file name.
+
+Every `systems/<name>.py` offers `build(config)` and `validate_inputs(where, batch)`.
+"""
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
+from types import ModuleType
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxinpaint.core.system import System
@@ -14,9 +20,25 @@ def build(config: ConfigDict) -> System:
     Raises:
       ValueError: there is no `systems/<name>.py`.
     """
+    return find(config.system).build(config)
+
+
+def validate_inputs(name: str, where: str, batch: Mapping[str, np.ndarray]) -> None:
+    """Checks the values of a host batch for a system's `predict`.
+
+    Raises:
+      InpaintInputError: a tensor is not what the system can restore from.
+    """
+    find(name).validate_inputs(where, batch)
+
+
+def find(name: str) -> ModuleType:
+    """The module of a system.
+
+    Raises:
+      ValueError: there is none.
+    """
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    if config.system not in names:
-        raise ValueError(
-            f"config.system is {config.system!r}; the systems here are {names}."
-        )
-    return importlib.import_module(f"{__name__}.{config.system}").build(config)
+    if name not in names:
+        raise ValueError(f"config.system is {name!r}; the systems here are {names}.")
+    return importlib.import_module(f"{__name__}.{name}")

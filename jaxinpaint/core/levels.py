@@ -1,0 +1,26 @@
+"""Integer grey levels on the host, the range [-1, 1] on the device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+HALF = {"uint8": 127.5, "uint16": 32767.5}
+
+
+def from_levels(levels: jax.Array) -> jax.Array:
+    """Scales 8-bit (v / 127.5 - 1) or 16-bit levels to float32 in [-1, 1].
+
+    Raises:
+      KeyError: another dtype.
+    """
+    return levels.astype(jnp.float32) / HALF[str(levels.dtype)] - 1.0
+
+
+def to_levels(image: np.ndarray, dtype: str) -> np.ndarray:
+    """Back to "uint8" or "uint16", halves rounded up; exact after `from_levels`.
+
+    Values outside [-1, 1] become the nearest level.
+    """
+    top = 2.0 * HALF[dtype]
+    scaled = (np.asarray(image, np.float64) + 1.0) * HALF[dtype]
+    return np.floor(np.clip(scaled, 0.0, top) + 0.5).astype(dtype)

@@ -1,0 +1,36 @@
+"""Learning-rate schedules by name, the same for every system."""
+
+import optax
+
+
+def schedule(
+    kind: str, learning_rate: float, steps: int, warmup_steps: int, final: float
+) -> optax.Schedule:
+    """Builds a schedule over optimizer updates.
+
+    Args:
+      kind: "constant", "cosine" or "linear"; the last two fall to `final`.
+      learning_rate: after the warm-up.
+      steps: updates in all, warm-up included.
+      warmup_steps: updates of a linear rise from 0; 0 for none.
+      final: the last rate as a fraction of `learning_rate`.
+
+    Raises:
+      ValueError: the kind is unknown.
+    """
+    rest = max(steps - warmup_steps, 1)
+    kinds = {
+        "constant": lambda: optax.constant_schedule(learning_rate),
+        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, rest, final),
+        "linear": lambda: optax.linear_schedule(
+            learning_rate, final * learning_rate, rest
+        ),
+    }
+    if kind not in kinds:
+        raise ValueError(
+            f"config.optimizer.schedule is {kind!r}; the choices are {sorted(kinds)}."
+        )
+    if warmup_steps == 0:
+        return kinds[kind]()
+    rise = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    return optax.join_schedules([rise, kinds[kind]()], [warmup_steps])

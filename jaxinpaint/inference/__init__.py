@@ -1,0 +1,1 @@
+"""Restores sections with a trained system."""

@@ -1,0 +1,195 @@
+"""One training loop for every system."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxinpaint.core.checkpoint import Checkpoints
+from jaxinpaint.core.checks import check_training_batch
+from jaxinpaint.core.system import Batch, Key, Scalars, System, TrainState, Variables
+from jaxinpaint.training.guard import BadUpdates, Update, guarded
+from jaxinpaint.training.log import Log, Pace
+from jaxinpaint.training.prepare import check_spec, flip, prepare
+from jaxinpaint.training.sharding import make_mesh, put_batch, replicated, split
+from jaxinpaint.training.stop import StopRequest
+from jaxinpaint.training.validation import Validation
+from jaxinpaint.training.workdir import open_workdir, to_json
+
+HostBatch = Mapping[str, np.ndarray]
+
+
+class Outcome(NamedTuple):
+    """How a run ended: the step it reached, and the process's exit code."""
+
+    step: int
+    exit_code: int
+
+
+def train(
+    system: System,
+    batches: Callable[[int], Iterator[HostBatch]],
+    validation: HostBatch,
+    config: ConfigDict,
+    workdir: Path,
+) -> Outcome:
+    """Trains a system, or goes on where its workdir stands.
+
+    The state is donated and replicated, the batch split over all devices, and a
+    step's numbers are fetched while the next one runs. SIGTERM and SIGINT save and
+    end the run. A resumed run equals an uninterrupted one bit for bit on CPU: keys
+    are `fold_in(key, step)`, and data a function of seed and step.
+
+    Args:
+      system: what to train.
+      batches: a step -> this process's rows of its batch and of all later ones;
+        integers are scaled on the device.
+      validation: one fixed batch, scored and drawn at every save.
+      config: read are seed, steps, data.flips and train.
+      workdir: of this run alone.
+
+    Returns:
+      The step reached, and 0, 143 (after SIGTERM) or 130 (after SIGINT).
+
+    Raises:
+      ValueError: the workdir holds another config's run, or the data do not fit.
+      NonFiniteError: too many updates were not finite.
+    """
+    mesh, options = make_mesh(), config.train
+    check_devices(system, mesh)
+    open_workdir(workdir, config)
+    with (
+        Log(workdir, config.steps) as log,
+        StopRequest() as stop,
+        Checkpoints(
+            workdir / "checkpoints",
+            save_every=options.save_every,
+            keep_latest=options.keep_latest,
+            keep_best=options.keep_best,
+            best=("eval/psnr", "max"),
+        ) as checkpoints,
+    ):
+        key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
+        state, step, bad_updates = start(system, key, checkpoints, mesh, log)
+        log.start_at(step)
+        frozen = jax.device_put(system.load_frozen(), replicated(mesh))
+        score = Validation(system, validation, mesh, key)
+        stream = batches(step)
+        ahead = next(stream)
+        check_spec("train", ahead, system.batch_spec, jax.process_count())
+        example = (state, frozen, put_batch(ahead, split(mesh)), key)
+        update = compile_update(system, config, mesh, log, example)
+        pace = Pace(next(iter(system.batch_spec.values())).shape[0], step)
+
+        def settle(at: int, scalars: Scalars) -> None:
+            """Fetches a step's numbers, judges them and writes them down."""
+            values = {k: float(v) for k, v in jax.device_get(scalars).items()}
+            bad = values.pop("bad_update") > 0
+            if bad:
+                log.say(f"Step {at}: losses or gradients not finite; not applied.")
+            bad_updates.record(bad, at)
+            if at % options.log_every == 0 or at == config.steps or bad:
+                values |= {"skipped_updates": bad_updates.total, **pace.read(at)}
+                log.scalars(at, values)
+                log.show(at, values)
+
+        def save() -> None:
+            scores, images = score(state.variables, frozen)
+            log.scalars(step, scores)
+            if step % options.panel_every == 0 or step == config.steps:
+                log.panel(step, images)
+            meta = {"config": to_json(config), "skipped_updates": bad_updates.total}
+            checkpoints.save(step, state, meta, scores, force=True)
+
+        asked = stop.asked(step)
+        with jax.transfer_guard("disallow"):
+            unsettled: tuple[int, Scalars] | None = None
+            while step < config.steps and not asked:
+                check_training_batch("train", ahead)
+                batch = put_batch(ahead, split(mesh))
+                state, scalars = update(state, frozen, batch, key)
+                step += 1
+                if unsettled is not None:  # of the step before, while this one runs
+                    settle(*unsettled)
+                unsettled = (step, scalars)
+                with pace.waiting():
+                    ahead = next(stream)
+                asked = stop.asked(step)
+                if step % options.save_every == 0 or step == config.steps or asked:
+                    settle(*unsettled)
+                    unsettled = None
+                    save()
+        checkpoints.wait()
+        if asked:
+            log.say(f"Stopped at step {step} and saved; the same command goes on.")
+    return Outcome(step, stop.exit_code if asked else 0)
+
+
+def start(
+    system: System, key: Key, checkpoints: Checkpoints, mesh: Mesh, log: Log
+) -> tuple[TrainState, int, BadUpdates]:
+    """The newest checkpoint's state, or a fresh one where none was ever saved."""
+    template = jax.eval_shape(system.init, key)
+    for name, variables in template.variables.items():
+        count = sum(leaf.size for leaf in jax.tree.leaves(variables))
+        log.say(f"{name}: {count:,} parameters")
+    if checkpoints.steps():
+        back = checkpoints.restore(template, replicated(mesh))
+        log.say(f"Going on from step {back.step}.")
+        return back.state, back.step, BadUpdates(back.meta["skipped_updates"])
+    state = jax.jit(system.init, out_shardings=replicated(mesh))(key)
+    return state, 0, BadUpdates(0)
+
+
+def compile_update(
+    system: System,
+    config: ConfigDict,
+    mesh: Mesh,
+    log: Log,
+    example: tuple[TrainState, Variables, Batch, Key],
+) -> Update:
+    """Compiles one whole step: scaling, flips, the system's update, the guard."""
+
+    def step(
+        state: TrainState, frozen: Variables, batch: Batch, key: Key
+    ) -> tuple[TrainState, Scalars]:
+        key_flip, key_update = jax.random.split(jax.random.fold_in(key, state.step))
+        batch = prepare(batch)
+        if config.data.flips:
+            batch = flip(batch, key_flip)
+        return guarded(system.update)(state, frozen, batch, key_update)
+
+    whole, rows = replicated(mesh), split(mesh)
+    began = time.perf_counter()
+    jitted = jax.jit(
+        step,
+        in_shardings=(whole, whole, rows, whole),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+    compiled = jitted.lower(*example).compile()
+    peak = getattr(compiled.memory_analysis(), "peak_memory_in_bytes", 0)
+    log.say(
+        f"Compiled the step in {time.perf_counter() - began:.1f} s; it needs "
+        f"{peak / 2**20:,.0f} MiB on each of {mesh.size} devices."
+    )
+    return compiled
+
+
+def check_devices(system: System, mesh: Mesh) -> None:
+    """Checks that a batch divides among the devices.
+
+    Raises:
+      ValueError: it does not.
+    """
+    for name, spec in system.batch_spec.items():
+        if spec.shape[0] % mesh.size:
+            raise ValueError(
+                f"train: {name} has {spec.shape[0]} rows a step, which do not divide "
+                f"among {mesh.size} devices; change config.batch_size."
+            )

@@ -1,0 +1,92 @@
+"""What a workdir says about its run: config, command, machine."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+FREE = ("steps", "train.", "eval.", "data.threads", "data.cache_dir")
+
+
+def open_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Begins a workdir, or checks that it holds this run.
+
+    Longer runs and other intervals of logging, saving and scoring are no difference.
+
+    Raises:
+      ValueError: it holds a run whose config differs elsewhere; names the keys.
+    """
+    path = workdir / "config.json"
+    if path.exists() and (workdir / "checkpoints").exists():
+        old, new = dict(flat(json.loads(path.read_text()))), dict(flat(to_json(config)))
+        changes = ", ".join(
+            f"{name} ({old.get(name)!r}, now {new.get(name)!r})"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name) and not name.startswith(FREE)
+        )
+        if changes:
+            raise ValueError(
+                f"train: {workdir} holds a run with another config: {changes}. Give "
+                "another --workdir, or the config it was begun with."
+            )
+    if jax.process_index() > 0:
+        return
+    (workdir / "images").mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(to_json(config), indent=2))
+    write_atomically(workdir / "environment.json", json.dumps(environment(), indent=2))
+    write_atomically(workdir / "command.txt", " ".join(sys.argv) + "\n")
+
+
+def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dicts with their dotted names."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return json.loads(config.to_json_best_effort())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    os.chmod(name, 0o644)
+    os.replace(name, path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and machine of this process."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cpu_count": os.cpu_count(),
+        "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
+        "processes": jax.process_count(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def processor() -> str:
+    """The processor's name where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

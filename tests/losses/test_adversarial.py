@@ -1,0 +1,69 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxinpaint.losses.adversarial import masked_gradient_penalty, slopes
+
+
+def linear(params, image):
+    return jnp.sum(params["w"][None] * image, axis=(1, 2, 3))
+
+
+def curved(params, image):
+    hidden = jnp.tanh(image.reshape(image.shape[0], -1) @ params["a"])
+    return (hidden @ params["b"])[:, 0]
+
+
+def sample(seed, batch=3, side=4, channels=2):
+    rng = np.random.default_rng(seed)
+    shape = (batch, side, side, channels)
+    real, fake = rng.normal(size=(2, *shape)).astype(np.float32)
+    mask = (rng.random((*shape[:3], 1)) < 0.5).astype(np.float32)
+    return real, fake, mask, rng.random(batch).astype(np.float32)
+
+
+def test_linear_critic_by_hand():
+    # The slope of a linear critic is its weights: inside the hole 3 and 4, norm 5.
+    w = np.zeros((2, 2, 1), np.float32)
+    w[0, 0], w[0, 1], w[1, 1] = 3, 4, 100
+    mask = np.float32([[[[1], [1]], [[0], [0]]]])
+    x = np.ones((1, 2, 2, 1), np.float32)
+    got = masked_gradient_penalty(linear, {"w": w}, x, -x, mask, np.float32([0.3]))
+    assert got == pytest.approx((5 - 1) ** 2)
+
+
+def test_gradient_is_reverse_over_reverse():
+    real, fake, mask, t = sample(0)
+    rng = np.random.default_rng(1)
+    params = {
+        "a": rng.normal(size=(32, 8)).astype(np.float32),
+        "b": rng.normal(size=(8, 1)).astype(np.float32),
+    }
+
+    def direct(params):
+        mix = t.reshape(-1, 1, 1, 1)
+        x = mix * real + (1 - mix) * fake
+        norm, _ = slopes(lambda image: curved(params, image), x, mask)
+        return jnp.mean((norm - 1) ** 2)
+
+    def ours(params):
+        return masked_gradient_penalty(curved, params, real, fake, mask, t)
+
+    want, want_grad = jax.value_and_grad(direct)(params)
+    got, got_grad = jax.value_and_grad(ours)(params)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    for name in params:
+        np.testing.assert_allclose(got_grad[name], want_grad[name], rtol=1e-4, atol=1e-5)
+
+
+def test_no_hole_is_finite():
+    real, fake, mask, t = sample(2)
+    params = {"w": np.ones((4, 4, 2), np.float32)}
+
+    def loss(params):
+        return masked_gradient_penalty(linear, params, real, fake, 0 * mask, t)
+
+    value, grad = jax.value_and_grad(loss)(params)
+    assert value == pytest.approx(1.0, abs=1e-5)  # slope 1e-6, the floor's root
+    assert np.all(np.asarray(grad["w"]) == 0)
