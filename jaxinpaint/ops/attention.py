@@ -1,0 +1,657 @@
+"""Context perceive layer: hole features copied from valid patches, as one function.
+
+No patch is ever built. With X and b on the query grid, half of the feature
+resolution, a 3 x 3 patch product is a sum of pixel products along diagonals,
+
+    P[q, k] = sum over u, v in {-1, 0, 1} of <X[q + (u, v)], b[k + (u, v)]>
+
+so every step is one matrix product or a sum of shifted copies of a score matrix
+[queries, keys]. Shifts are done on flat row-major indices: +1 is one column on,
++width one row down, and what leaves the matrix reads as zero.
+"""
+
+import functools
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxinpaint.core.checks import (
+    NoValidKeyError,
+    ShapeMismatchError,
+    expect_multiple,
+    expect_shape,
+)
+
+_SCORE_HALO = 3  # patch product 1, row-major propagation 1, column-major 1
+_PASTE_HALO = 1  # a pasted cell reads the weights of its neighbours
+
+
+class AttentionOptions(NamedTuple):
+    """What the layer does; `PERCEIVE` and `DEEPFILL_V1` are the two presets.
+
+    Attributes:
+      rate: stride of the matching grid on the feature map; 2 is built.
+      match_size: side of the patches that are compared; 3 is built.
+      value_size: side of the patches that are pasted; 4, twice the rate, is built.
+      eps: floor of a patch norm.
+      softmax_scale: factor on the scores before the softmax.
+      fuse: propagate scores along diagonals before the softmax.
+      normalize_query: divide by the norm of the query patch, not of the key alone.
+      mask_foreground: queries see the hole alone, keys and values the rest alone.
+      exclude_masked_keys: invalid keys are no part of the softmax; otherwise their
+        score becomes 0 before it and their weight 0 after it.
+      composite: return `features` untouched outside the hole.
+      use_neighbor: the neighbour is a second set of keys; else it is not read.
+      score_precision: "highest" or "default", of the product of queries and keys.
+      value_precision: the same, of the product of weights and values.
+      query_block_rows: side of the square blocks of queries that are done one after
+        the other, which bounds memory; 0 does all at once. Blocks are recomputed
+        in the backward pass. A block that, with its halo of 4 on each side, spans
+        the width takes whole rows, and one that spans the grid is the grid.
+      restrict_queries: skip blocks where no image of the batch has a hole; exact,
+        since `composite` discards them. Needs `composite` and blocks.
+    """
+
+    rate: int
+    match_size: int
+    value_size: int
+    eps: float
+    softmax_scale: float
+    fuse: bool
+    normalize_query: bool
+    mask_foreground: bool
+    exclude_masked_keys: bool
+    composite: bool
+    use_neighbor: bool
+    score_precision: str
+    value_precision: str
+    query_block_rows: int
+    restrict_queries: bool
+
+
+PERCEIVE = AttentionOptions(
+    rate=2,
+    match_size=3,
+    value_size=4,
+    eps=1e-4,
+    softmax_scale=10.0,
+    fuse=True,
+    normalize_query=True,
+    mask_foreground=True,
+    exclude_masked_keys=True,
+    composite=True,
+    use_neighbor=True,
+    score_precision="highest",  # a score error is times 90 before the exponential
+    value_precision="default",
+    query_block_rows=0,
+    restrict_queries=False,
+)
+DEEPFILL_V1 = PERCEIVE._replace(
+    normalize_query=False,
+    mask_foreground=False,
+    exclude_masked_keys=False,
+    composite=False,
+    use_neighbor=False,
+)
+
+
+class Perceived(NamedTuple):
+    """The layer's output and how it came about.
+
+    Attributes:
+      output: [B, h, w, C].
+      weights: [B, Q, G * K] after the softmax; image keys, then neighbour keys.
+      scores: [B, Q, G * K] after propagation, before scale and masking.
+    """
+
+    output: jax.Array
+    weights: jax.Array
+    scores: jax.Array
+
+
+class _Inputs(NamedTuple):
+    """Queries on the half grid, and keys and values of all G sources one by one."""
+
+    queries: jax.Array  # [B, Q, C]
+    query_gain: jax.Array  # [B, Q], 1 / patch norm
+    keys: jax.Array  # [B, G * K, C]
+    key_gain: jax.Array  # [B, G * K]
+    valid: jax.Array  # [B, G * K] bool
+    values: jax.Array  # [2, 2, B, G * K, C], by parity of row and column
+    grid: tuple[int, int]
+
+
+class _Cells(NamedTuple):
+    """Query cells in a rectangle `width` wide, and which of their steps exist.
+
+    Each mask is [1, T, 1, 1], 1 where the step stays in the grid. A rectangle that
+    is the grid needs no row masks (`whole`), for rows that leave it leave the array.
+    """
+
+    width: int
+    whole: bool
+    steps: dict[str, jax.Array]  # "up down left right first last"
+
+
+def _box_sum(x: jax.Array) -> jax.Array:
+    """3 x 3 sums of [B, h, w, 1], zero outside."""
+    zero = np.zeros((), x.dtype)
+    return lax.reduce_window(x, zero, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+
+
+def _pool(hole: jax.Array) -> jax.Array:
+    batch, height, width, _ = hole.shape
+    cells = hole.reshape(batch, height // 2, 2, width // 2, 2, 1)
+    return cells.any(axis=(2, 4))
+
+
+def _far_from(hole: jax.Array) -> jax.Array:
+    return _box_sum(hole.astype(jnp.float32)) == 0
+
+
+def valid_keys(mask: jax.Array) -> jax.Array:
+    """Marks the keys whose patches hold no hole.
+
+    Args:
+      mask: [B, h, w, 1], 1 = hole, at feature resolution; h and w even.
+
+    Returns:
+      [B, h / 2, w / 2, 1] bool: no hole in the 3 x 3 cells of the max-pooled mask.
+
+    Source: CCPGAN specification, section 3.2, step 3.
+    """
+    return _far_from(_pool(mask.astype(bool)))
+
+
+def _gain(x: jax.Array, eps: float, dtype: Any) -> jax.Array:
+    """1 / max(norm of the 3 x 3 patch, eps), with a finite gradient at zero."""
+    squares = jnp.square(x.astype(dtype)).sum(axis=-1, keepdims=True)
+    gain = lax.rsqrt(jnp.maximum(_box_sum(squares), eps**2))
+    return gain.reshape(x.shape[0], -1)
+
+
+def _phases(x: jax.Array) -> jax.Array:
+    """[B, h, w, C] to [2, 2, B, h / 2 * w / 2, C] by parity of row and column."""
+    batch, height, width, channels = x.shape
+    cells = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return cells.transpose(2, 4, 0, 1, 3, 5).reshape(2, 2, batch, -1, channels)
+
+
+def _prepare(
+    features: jax.Array,
+    neighbor: jax.Array | None,
+    mask: jax.Array,
+    neighbor_mask: jax.Array | None,
+    options: AttentionOptions,
+) -> _Inputs:
+    where = "context_perceive"
+    batch, height, width, channels = expect_shape(
+        where, "features", features, "B h w C"
+    )
+    expect_multiple(where, features.shape, of=2, least=2)
+    expect_shape(where, "mask", mask, f"{batch} {height} {width} 1")
+    if (options.rate, options.match_size, options.value_size) != (2, 3, 4):
+        raise ValueError(
+            f"{where}: rate, match_size and value_size must be 2, 3 and 4, got "
+            f"{options.rate}, {options.match_size} and {options.value_size}."
+        )
+    if options.restrict_queries and not (
+        options.composite and options.query_block_rows > 0
+    ):
+        raise ValueError(
+            f"{where}: restrict_queries skips blocks that composite discards; set "
+            "composite=True and query_block_rows > 0 with it."
+        )
+    if options.query_block_rows < 0:
+        raise ValueError(
+            f"{where}: query_block_rows is {options.query_block_rows}; it must be a "
+            "number of rows, or 0 for all at once."
+        )
+
+    dtype = np.promote_types(features.dtype, np.float32)
+    hole = mask.astype(bool)
+    if options.mask_foreground or options.exclude_masked_keys:
+        hole_cells = _pool(hole)
+    else:  # DeepFill v1 samples the mask; the two agree on holes aligned to 2 cells
+        hole_cells = hole[:, ::2, ::2]
+    zero = np.zeros((), features.dtype)
+    queries = sampled = features[:, ::2, ::2]
+    values = features
+    if options.mask_foreground:
+        queries = jnp.where(hole_cells, queries, zero)
+        sampled = jnp.where(hole_cells, zero, sampled)
+        values = jnp.where(hole, zero, values)
+    sources = [(sampled, values, _far_from(hole_cells))]
+
+    if options.use_neighbor:
+        if neighbor is None:
+            raise ShapeMismatchError(
+                f"{where}: neighbor is None, but use_neighbor asks for one; pass "
+                f"[{batch}, {height}, {width}, {channels}] or set use_neighbor=False."
+            )
+        expect_shape(
+            where, "neighbor", neighbor, f"{batch} {height} {width} {channels}"
+        )
+        values = neighbor.astype(features.dtype)
+        sampled = values[:, ::2, ::2]
+        usable = jnp.ones(sampled.shape[:3] + (1,), bool)
+        if neighbor_mask is not None:
+            expect_shape(
+                where, "neighbor_mask", neighbor_mask, f"{batch} {height} {width} 1"
+            )
+            damage = neighbor_mask.astype(bool)
+            damage_cells = _pool(damage)
+            sampled = jnp.where(damage_cells, zero, sampled)
+            values = jnp.where(damage, zero, values)
+            usable = _far_from(damage_cells)
+        sources.append((sampled, values, usable))
+
+    flat = lambda x: x.reshape(batch, -1, x.shape[-1])
+    gain = functools.partial(_gain, eps=options.eps, dtype=dtype)
+    return _Inputs(
+        queries=flat(queries),
+        query_gain=gain(queries)
+        if options.normalize_query
+        else jnp.ones((batch, height * width // 4), dtype),
+        keys=jnp.concatenate([flat(keys) for keys, _, _ in sources], axis=1),
+        key_gain=jnp.concatenate([gain(keys) for keys, _, _ in sources], axis=1),
+        valid=jnp.concatenate([flat(v)[..., 0] for _, _, v in sources], axis=1),
+        values=jnp.concatenate([_phases(v) for _, v, _ in sources], axis=3),
+        grid=(height // 2, width // 2),
+    )
+
+
+def _steps(index: np.ndarray, grid: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Which steps exist at flat grid indices; axes are added around the last one."""
+    rows, columns = np.divmod(index, grid[1])
+    exists = {
+        "up": rows > 0,
+        "down": rows < grid[0] - 1,
+        "left": columns > 0,
+        "right": columns < grid[1] - 1,
+        "first": index > 0,
+        "last": index < grid[0] * grid[1] - 1,
+    }
+    return {name: step[..., None, :, None, None] for name, step in exists.items()}
+
+
+def _shift(x: jax.Array, query: int, key: int) -> jax.Array:
+    """out[b, q, g, k] = x[b, q + query, g, k + key], zero outside."""
+    none = (0, 0, 0)
+    config = (none, (-query, query, 0), none, (-key, key, 0))
+    return lax.pad(x, np.zeros((), x.dtype), config)
+
+
+def _row_sum(
+    x: jax.Array, taps: tuple[int, ...], cells: _Cells, grid: tuple[int, int]
+) -> jax.Array:
+    """Adds the scores `taps` rows on, in the query and in the key grid at once."""
+    total = x
+    for tap in taps:
+        moved = _shift(x, tap * cells.width, tap * grid[1])
+        if not cells.whole:
+            moved *= cells.steps["down" if tap > 0 else "up"].astype(x.dtype)
+        total += moved
+    return total
+
+
+def _column_sum(
+    x: jax.Array, taps: tuple[int, ...], cells: _Cells, grid: tuple[int, int]
+) -> jax.Array:
+    """Adds the scores `taps` columns on, in the query and in the key grid at once."""
+    keys = _steps(np.arange(grid[0] * grid[1]), grid)
+    total = x
+    for tap in taps:
+        name = "right" if tap > 0 else "left"
+        key_step = keys[name].reshape(1, 1, 1, -1).astype(x.dtype)
+        moved = _shift(x, tap, tap) * cells.steps[name].astype(x.dtype) * key_step
+        total += moved
+    return total
+
+
+def _next_in_column_order(x: jax.Array, axis: int, width: int, tap: int) -> jax.Array:
+    """Reads a whole grid's flat axis one place on in column-major order.
+
+    That is one row on, and from the last row the first row one column on; nothing
+    follows the last cell.
+    """
+    count = x.shape[axis]
+    part = functools.partial(lax.slice_in_dim, x, axis=axis)
+    nothing = jnp.zeros_like(part(0, 1))
+    if tap > 0:
+        pieces = [part(width, count), part(1, width), nothing]
+    else:
+        pieces = [nothing, part(count - width, count - 1), part(0, count - width)]
+    return jnp.concatenate(pieces, axis=axis)
+
+
+def _fuse(x: jax.Array, cells: _Cells, grid: tuple[int, int]) -> jax.Array:
+    """Propagates scores along the diagonals of both flattenings.
+
+    Source: CCPGAN specification, section 3.2, step 6 (R18).
+    """
+    step = {name: exists.astype(x.dtype) for name, exists in cells.steps.items()}
+    total = x
+    for tap, end in ((1, "last"), (-1, "first")):
+        moved = _shift(x, tap, tap)
+        total += moved if cells.whole else moved * step[end]
+    x = total
+    for tap, end, row in ((1, "last", "down"), (-1, "first", "up")):
+        if cells.whole:
+            moved = _next_in_column_order(x, 1, cells.width, tap)
+        else:  # beyond the last row a block goes on with the first, cyclically
+            near = _shift(x, tap * cells.width, 0)
+            wrapped = _shift(x, tap * (cells.width + 1), 0) * step[end]
+            moved = near * step[row] + wrapped * (1 - step[row])
+        total += _next_in_column_order(moved, 3, grid[1], tap)
+    return total
+
+
+def _scores(
+    queries: jax.Array,
+    query_gain: jax.Array,
+    cells: _Cells,
+    inputs: _Inputs,
+    options: AttentionOptions,
+) -> jax.Array:
+    """Scores [B, T, G * K] of T query cells, after propagation."""
+    grid = inputs.grid
+    batch, count, _ = queries.shape
+    x = jnp.einsum(
+        "bqc,bkc->bqk",
+        queries,
+        inputs.keys,
+        precision=options.score_precision,
+        preferred_element_type=query_gain.dtype,
+    )
+    x = x.reshape(batch, count, -1, grid[0] * grid[1])
+    x = _column_sum(_row_sum(x, (-1, 1), cells, grid), (-1, 1), cells, grid)
+    x = x * query_gain[:, :, None, None]
+    x = x * inputs.key_gain.reshape(batch, 1, -1, x.shape[-1])
+    if options.fuse:
+        x = _fuse(x, cells, grid)
+    return x.reshape(batch, count, -1)
+
+
+def _weights(
+    scores: jax.Array, valid: jax.Array, options: AttentionOptions
+) -> jax.Array:
+    """Softmax over the valid keys of all sources; zeros where there is none."""
+    scores = scores * options.softmax_scale
+    keep = valid[:, None, :]
+    if not options.exclude_masked_keys:
+        factor = keep.astype(scores.dtype)
+        return jax.nn.softmax(scores * factor, axis=-1) * factor
+    # An empty softmax is 0 / 0, and so is its gradient: where no key is valid all
+    # are let in, and the weights multiplied by zero.
+    some = keep.any(axis=-1, keepdims=True)
+    weights = jax.nn.softmax(scores, axis=-1, where=keep | ~some)
+    return weights * some.astype(scores.dtype)
+
+
+def _paste(
+    weights: jax.Array,
+    cells: _Cells,
+    crop: Any,
+    inputs: _Inputs,
+    options: AttentionOptions,
+) -> jax.Array:
+    """Overlap-adds the value patches; [2, 2, B, T, C] by parity of row and column."""
+    grid = inputs.grid
+    batch, count, _ = weights.shape
+    weights = weights.reshape(batch, count, -1, grid[0] * grid[1])
+
+    # Recomputed in the backward pass: four sums of the size of the scores.
+    @functools.partial(jax.checkpoint, static_argnums=(2,))
+    def phase(rows: jax.Array, values: jax.Array, tap: int) -> jax.Array:
+        x = crop(_column_sum(rows, (tap,), cells, grid))
+        return 0.25 * jnp.einsum(
+            "bqk,bkc->bqc",
+            x.reshape(batch, x.shape[1], -1).astype(values.dtype),
+            values,
+            precision=options.value_precision,
+            preferred_element_type=weights.dtype,
+        )
+
+    def row_phase(row: int) -> jax.Array:
+        rows = _row_sum(weights, (2 * row - 1,), cells, grid)
+        return jnp.stack(
+            [phase(rows, inputs.values[row, c], 2 * c - 1) for c in (0, 1)]
+        )
+
+    return jnp.stack([row_phase(0), row_phase(1)])
+
+
+def _whole(inputs: _Inputs, options: AttentionOptions) -> Perceived:
+    """All queries at once; `output` is by phase, [2, 2, B, Q, C]."""
+    index = np.arange(inputs.grid[0] * inputs.grid[1])
+    steps = {name: jnp.asarray(s) for name, s in _steps(index, inputs.grid).items()}
+    cells = _Cells(inputs.grid[1], True, steps)
+    scores = _scores(inputs.queries, inputs.query_gain, cells, inputs, options)
+    weights = _weights(scores, inputs.valid, options)
+    pasted = _paste(weights, cells, lambda x: x, inputs, options)
+    return Perceived(pasted, weights, scores)
+
+
+class _Blocks(NamedTuple):
+    """How the query grid falls into rectangles, in rows and columns of cells."""
+
+    size: tuple[int, int]
+    count: tuple[int, int]
+    halo: tuple[int, int]
+
+    def index(self, grid: tuple[int, int]) -> np.ndarray:
+        """Flat grid index [blocks, T] of every cell of a block and its halo.
+
+        Flat order runs on over row ends and, cyclically, over the grid's end, which
+        is where both flattenings of the propagation read on.
+        """
+        rows, columns = (
+            np.arange(n)[:, None] * size + np.arange(-halo, size + halo)
+            for n, size, halo in zip(self.count, self.size, self.halo, strict=True)
+        )
+        flat = rows[:, None, :, None] * grid[1] + columns[None, :, None, :]
+        return flat.reshape(len(rows) * len(columns), -1) % (grid[0] * grid[1])
+
+
+def _plan(grid: tuple[int, int], side: int) -> _Blocks | None:
+    """Square blocks of `side` cells, whole rows, or None where the grid is one."""
+    halo = _SCORE_HALO + _PASTE_HALO
+    fits = [side == 0 or side + 2 * halo >= n for n in grid]
+    if all(fits):
+        return None
+    width = grid[1] if fits[1] else side
+    rows = min(side, grid[0])
+    count = (-(-grid[0] // rows), -(-grid[1] // width))
+    return _Blocks((rows, width), count, (halo, 0 if fits[1] else halo))
+
+
+def _blockwise(
+    inputs: _Inputs, blocks: _Blocks, needed: jax.Array, options: AttentionOptions
+) -> jax.Array:
+    """As `_whole`, block after block; [2, 2, B, Q, C].
+
+    Args:
+      inputs: what `_prepare` made.
+      blocks: what `_plan` made.
+      needed: [B, Q] bool, cells whose output counts, for `restrict_queries`.
+      options: the layer's.
+    """
+    grid = inputs.grid
+    batch, _, channels = inputs.queries.shape
+    index = blocks.index(grid)
+    (rows, columns), (row_halo, column_halo) = blocks.size, blocks.halo
+    rim = (row_halo - _PASTE_HALO, max(column_halo - _PASTE_HALO, 0))
+    ring = (_PASTE_HALO, min(column_halo, _PASTE_HALO))
+
+    def crop(x: jax.Array, width: int, margin: tuple[int, int]) -> jax.Array:
+        cells = x.reshape(x.shape[0], -1, width, *x.shape[2:])
+        inner = cells[:, margin[0] : cells.shape[1] - margin[0]]
+        inner = inner[:, :, margin[1] : width - margin[1]]
+        return inner.reshape(x.shape[0], -1, *x.shape[2:])
+
+    def attend(
+        queries: jax.Array, gain: jax.Array, steps: dict[str, jax.Array]
+    ) -> jax.Array:
+        width = columns + 2 * column_halo
+        cells = _Cells(width, False, steps)
+        scores = crop(_scores(queries, gain, cells, inputs, options), width, rim)
+        weights = _weights(scores, inputs.valid, options)
+        inner = {name: crop(step, width, rim) for name, step in steps.items()}
+        width -= 2 * rim[1]
+        cells = _Cells(width, False, inner)
+        return _paste(weights, cells, lambda x: crop(x, width, ring), inputs, options)
+
+    def block(xs: tuple[Any, ...]) -> jax.Array:
+        *operands, wanted = xs
+        if not options.restrict_queries:
+            return attend(*operands)
+        shape = (2, 2, batch, rows * columns, channels)
+        nothing = lambda *_: jnp.zeros(shape, inputs.query_gain.dtype)
+        return lax.cond(wanted, attend, nothing, *operands)
+
+    own = crop(index[..., None], columns + 2 * column_halo, (row_halo, column_halo))
+    pasted = lax.map(
+        jax.checkpoint(block, prevent_cse=False),
+        (
+            jnp.moveaxis(inputs.queries[:, index], 1, 0),
+            jnp.moveaxis(inputs.query_gain[:, index], 1, 0),
+            {name: jnp.asarray(s) for name, s in _steps(index, grid).items()},
+            needed[:, own[..., 0]].any(axis=(0, 2)),
+        ),
+    )  # [blocks, 2, 2, B, rows * columns, C]
+    pasted = pasted.reshape(*blocks.count, 2, 2, batch, rows, columns, channels)
+    pasted = pasted.transpose(2, 3, 4, 0, 5, 1, 6, 7).reshape(
+        2, 2, batch, blocks.count[0] * rows, blocks.count[1] * columns, channels
+    )
+    inside = pasted[:, :, :, : grid[0], : grid[1]]
+    return inside.reshape(2, 2, batch, -1, channels)
+
+
+def _compose(
+    pasted: jax.Array, features: jax.Array, mask: jax.Array, options: AttentionOptions
+) -> jax.Array:
+    batch, height, width, channels = features.shape
+    cells = pasted.reshape(2, 2, batch, height // 2, width // 2, channels)
+    full = cells.transpose(2, 3, 0, 4, 1, 5).reshape(features.shape)
+    full = full.astype(features.dtype)
+    return jnp.where(mask.astype(bool), full, features) if options.composite else full
+
+
+def context_perceive(
+    features: jax.Array,
+    neighbor: jax.Array | None,
+    mask: jax.Array,
+    neighbor_mask: jax.Array | None,
+    options: AttentionOptions,
+) -> jax.Array:
+    """Fills the hole with valid patches, weighted by how well they match.
+
+        S[q, k] = <f_q, b_k> / (|f_q| |b_k|),  A = softmax over valid k of 10 fuse(S)
+        output = mask * overlap_add(sum over k of A[q, k] V_k) / 4 + valid * features
+
+    Products take the dtype of `features` (bfloat16 halves their cost) and add up in
+    float32, as norms, scores and the softmax do. Each image has its own mask. Where
+    an image has no valid key, the hole becomes zero; see `check_keys`.
+
+    Args:
+      features: [B, h, w, C] float, any range; h and w even.
+      neighbor: the same of an adjacent section, the second source of keys; None
+        where `use_neighbor` is off.
+      mask: [B, h, w, 1], 1 = hole, at feature resolution (max-pooled).
+      neighbor_mask: the same of the neighbour's damage; None if it has none.
+      options: `PERCEIVE`, `DEEPFILL_V1` or a variant of them.
+
+    Returns:
+      [B, h, w, C] in the dtype of `features`.
+
+    Raises:
+      ShapeMismatchError: arrays that disagree, or no neighbour where one is used.
+      UnalignedSizeError: h or w is odd.
+      ValueError: options that cannot go together or are not built.
+
+    Source: CCPGAN, Eq. 2 and Fig. 4; specification, sections 3.2 and 3.3.
+    FlowInpaint, Eq. 8 to 11, with `mask_foreground` and `use_neighbor` off.
+    """
+    inputs = _prepare(features, neighbor, mask, neighbor_mask, options)
+    blocks = _plan(inputs.grid, options.query_block_rows)
+    if blocks is None:
+        pasted = _whole(inputs, options).output
+    else:
+        needed = _pool(mask.astype(bool)).reshape(features.shape[0], -1)
+        pasted = _blockwise(inputs, blocks, needed, options)
+    return _compose(pasted, features, mask, options)
+
+
+def context_perceive_details(
+    features: jax.Array,
+    neighbor: jax.Array | None,
+    mask: jax.Array,
+    neighbor_mask: jax.Array | None,
+    options: AttentionOptions,
+) -> Perceived:
+    """`context_perceive` with its weights and scores, for tests and analysis.
+
+    Arguments and errors are the same; all queries are done at once, whatever
+    `query_block_rows` says, because the matrices are wanted whole.
+    """
+    inputs = _prepare(features, neighbor, mask, neighbor_mask, options)
+    result = _whole(inputs, options)
+    return result._replace(output=_compose(result.output, features, mask, options))
+
+
+def check_keys(
+    mask: np.ndarray, neighbor_mask: np.ndarray | None, *, stride: int = 8
+) -> None:
+    """Checks on the host that every image has a patch that may be copied.
+
+    Args:
+      mask: [B, H, W, 1], 1 = hole, at image resolution.
+      neighbor_mask: the same of the neighbour's damage; None = no damage, and then
+        the neighbour's keys are always valid.
+      stride: pixels of `mask` to a cell of the matching grid: 8 at CCPGAN's image
+        resolution, 2 for masks at feature resolution.
+
+    Raises:
+      NoValidKeyError: an image where neither source has a valid key.
+      UnalignedSizeError: H or W is not a multiple of `stride`.
+
+    Warns:
+      UserWarning: an image that only the neighbour can restore.
+
+    Source: CCPGAN specification, section 8.
+    """
+
+    def any_key(name: str, holes: np.ndarray) -> np.ndarray:
+        batch, height, width, _ = expect_shape("check_keys", name, holes, "B H W 1")
+        expect_multiple("check_keys", holes.shape, of=stride, least=stride)
+        cells = np.asarray(holes, bool).reshape(
+            batch, height // stride, stride, width // stride, stride
+        )
+        padded = np.pad(cells.any(axis=(2, 4)), ((0, 0), (1, 1), (1, 1)))
+        near = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+        return ~near.any(axis=(3, 4)).all(axis=(1, 2))
+
+    own = any_key("mask", mask)
+    other = (
+        np.ones_like(own)
+        if neighbor_mask is None
+        else any_key("neighbor_mask", neighbor_mask)
+    )
+    if not (own | other).all():
+        raise NoValidKeyError(
+            f"check_keys: sample {int((own | other).argmin())} has no undamaged patch "
+            f"of {3 * stride} x {3 * stride} pixels in the image or its neighbour; "
+            "give a smaller hole or another neighbour."
+        )
+    if not own.all():
+        warnings.warn(
+            f"check_keys: sample {int(own.argmin())} of mask leaves no undamaged patch "
+            f"of {3 * stride} x {3 * stride} pixels; it is restored from the "
+            "neighbour alone.",
+            stacklevel=2,
+        )
