@@ -206,3 +206,33 @@ def test_smooth_noise_has_variance_one(spacings):
         # A cubic spline of uniform knots moves at most this much from pixel to pixel.
         step = abs(np.diff(field, axis=axis)).mean()
         assert step < 1.2 / spacing if spacing else step > 0.8
+
+
+@pytest.mark.parametrize(
+    "draw, shape, reach",
+    [
+        (phantoms._draw_mitochondrion, (8.0, 1.5, np.array([0.6, 0.8])), 13),
+        (phantoms._draw_vesicle, (3.5,), 4),
+    ],
+)
+def test_organelles_stay_near_their_place_and_in_their_cell(draw, shape, reach):
+    rows, columns = np.mgrid[:60, :70].astype(float)
+    for label in (7, 8):  # its own cell, then another one
+        flat = np.zeros((60, 70))
+        section = phantoms._Section(
+            grey=np.full((60, 70), 160.0),
+            x=columns,
+            y=rows,
+            label=np.full((60, 70), label),
+            gap=np.where(columns < 30, 2.0, 40.0),  # a membrane on the left
+            rough=flat,
+            grain=flat,
+        )
+        draw(section, phantoms._locator(columns, rows), 7, 33.0, 25.0, *shape)
+        drawn = section.grey != 160
+        if label == 8:
+            assert not drawn.any()
+            continue
+        assert section.grey.min() < 100 and drawn[25, 33]
+        assert np.hypot(columns - 33, rows - 25)[drawn].max() <= reach
+        assert columns[drawn].min() >= 30
