@@ -58,15 +58,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def decode_image(file: BinaryIO, name: str, max_pixels: int) -> np.ndarray:
     """As `read_image`, of an open file or bytes; `name` is for the message."""
-    pixels = _decode(file, name, max_pixels)
-    if pixels.shape[-1] in (2, 4):
-        if (pixels[..., -1] != 255).any():
-            raise ImageFileError(
-                f"{name}: has transparent pixels, under which there is no image; "
-                "flatten it, or mark them in a mask."
-            )
-        pixels = pixels[..., :-1]
-    return np.ascontiguousarray(pixels)
+    return _drop_alpha(_decode(file, name, max_pixels), name)
 
 
 def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -205,10 +197,22 @@ def read_sections(
             file.seek(0)
             pages = _tiff_pages(file, str(files[0]), max_pixels)
             for z, pixels in enumerate(pages):
-                yield f"{files[0].stem}_{z:04d}", pixels
+                name = f"{files[0].stem}_{z:04d}"
+                yield name, _drop_alpha(pixels, f"{files[0]}: page {z}")
             return
     for path in files:
         yield path.stem, read_image(path, max_pixels)
+
+
+def _drop_alpha(pixels: np.ndarray, name: str) -> np.ndarray:
+    if pixels.shape[-1] in (2, 4):
+        if (pixels[..., -1] != 255).any():
+            raise ImageFileError(
+                f"{name}: has transparent pixels, under which there is no image; "
+                "flatten it, or mark them in a mask."
+            )
+        pixels = pixels[..., :-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _decode(file: BinaryIO, name: str, max_pixels: int) -> np.ndarray:

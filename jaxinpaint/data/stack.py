@@ -91,7 +91,7 @@ def open_stack(
         names = tuple(json.loads((home / "names.json").read_text()))
         if len(sections) != len(names):
             raise ValueError(f"{len(sections)} sections, {len(names)} names")
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise ValueError(f"{home} is damaged ({error}); delete that folder.") from error
     _, height, width, _ = sections.shape
     images.expect_pixels(label, height, width, max_pixels)
