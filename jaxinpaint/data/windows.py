@@ -115,12 +115,15 @@ def cut(
     """
     places = {"image": z, "neighbor": guide, "previous": z - 1, "following": z + 1}
     volume, corners = view.volume, corner.tolist()
-    batch = {}
-    for name in names:
-        out = np.empty((len(z), size, size, view.channels), volume.dtype)
-        for row, (at, (top, left)) in enumerate(
-            zip(places[name].tolist(), corners, strict=True)
-        ):
-            out[row] = volume[at, top : top + size, left : left + size]
-        batch[name] = out
-    return batch
+    # One block: several fresh arrays cost more page faults than the copies take.
+    block = np.empty((len(names), len(z), size, size, volume.shape[-1]), volume.dtype)
+    for name, windows in zip(names, block, strict=True):
+        positions = places[name].tolist()
+        for row, (at, (top, left)) in enumerate(zip(positions, corners, strict=True)):
+            windows[row] = volume[at, top : top + size, left : left + size]
+    if view.channels > volume.shape[-1]:
+        grey = block[..., 0]
+        block = np.empty((*grey.shape, view.channels), grey.dtype)
+        for channel in range(view.channels):  # three times faster than np.repeat
+            block[..., channel] = grey
+    return dict(zip(names, block, strict=True))

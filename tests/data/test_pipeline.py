@@ -120,3 +120,65 @@ def test_build_finds_the_kind_and_reads_ahead(monkeypatch):
     config.data.kind = "slices"
     with pytest.raises(ValueError, match=r"'slices'; it is one of \['sections'\]"):
         pipeline.build(config, {}, 0, 1)
+
+
+def test_from_a_config_to_batches(tmp_path):
+    pytest.importorskip("jaxinpaint.data.masks", reason="masks are another slice")
+    pytest.importorskip("jaxinpaint.data.phantoms", reason="so are phantoms")
+    config = ConfigDict(
+        {
+            "seed": 1,
+            "channels": 3,
+            "mask": {"sampler": "deepfill_box", "box": 16, "max_delta": 4},
+            "data": {
+                "kind": "sections",
+                "threads": 0,
+                "source": "phantom",
+                "cache_dir": str(tmp_path),
+                "max_pixels": 100_000,
+                "split": "random",
+                "validation_fraction": 0.1,
+                "test_fraction": 0.2,
+                "neighbor": "psnr",
+                "validation_crops": 4,
+                "phantom": {"sections": 10, "height": 64, "width": 72, "seed": 0},
+                "damage": "",
+            },
+            "eval": {
+                "crop_size": 48,
+                "crops_per_section": 2,
+                "masks": {
+                    "squares": [8, 16],
+                    "centre": [32],
+                    "half": True,
+                    "irregular_ratios": [0.3],
+                    "stroke_width": [2, 6],
+                },
+                "seed": 2,
+            },
+        }
+    )
+    image = np.empty((4, 32, 32, 3))
+    spec = {"image": image, "neighbor": image, "mask": image[..., :1]}
+    data = pipeline.build(config, spec, 0, 1)
+    config.data.threads = 3
+    ahead = pipeline.build(config, spec, 0, 1)
+    one, two = data.train(2), ahead.train(2)
+    for _ in range(5):
+        batch = next(one)
+        for name, array in next(two).items():
+            np.testing.assert_array_equal(array, batch[name])
+        assert batch["image"].shape == (4, 32, 32, 3)
+        holes = batch["mask"].sum(axis=(1, 2, 3))
+        assert ((holes >= 12 * 12) & (holes <= 16 * 16)).all()
+    two.close()
+    cases = list(data.test_cases())
+    assert len(cases) == 5 * 2 * 2  # masks, sections, crops
+    assert {c.label: int(c.mask.sum()) for c in cases} == {
+        "8x8": 64,
+        "16x16": 256,
+        "24x48": 24 * 48,
+        "32x32": 1024,
+        "30%": round(0.3 * 48 * 48),
+    }
+    assert all(c.image.shape == c.neighbor.shape == (48, 48, 3) for c in cases)
