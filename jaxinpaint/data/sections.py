@@ -1,0 +1,343 @@
+"""Training batches and test cases of a stack of serial sections.
+
+Sections are split, never pixels: no section held out for validation or test is a
+training target or a training neighbour. A batch is a pure function of the seed and
+the step, whatever the number of threads and processes. Pixels stay integers here;
+they are scaled on the device.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxinpaint.data import neighbors
+from jaxinpaint.data.split import Sample, list_samples, split_sections
+from jaxinpaint.data.stack import Stack, open_stack
+from jaxinpaint.data.windows import View, Window, cut, read_damage
+
+Batch = dict[str, np.ndarray]
+
+NAMES = ("image", "neighbor", "previous", "following", "mask")
+_VALIDATION, _TEST = 2, 3  # third words of seeds; training batches have two words
+
+
+class Case(NamedTuple):
+    """One test image with one hole and its neighbours.
+
+    Attributes:
+      name: section and crop, for example "section_17_crop_03".
+      label: of the mask.
+      image: uint8 or uint16 [H, W, C], ground truth.
+      neighbor: the guide, chosen over the pixels valid in both.
+      previous: the section before; None at the stack's end, or where its own damage
+        overlaps the hole.
+      following: the section after, likewise.
+      mask: uint8 [H, W, 1], 1 = hole.
+      neighbor_name: the neighbour's name in the stack.
+      neighbor_in_training: whether the neighbour is a training section.
+    """
+
+    name: str
+    label: str
+    image: np.ndarray
+    neighbor: np.ndarray
+    previous: np.ndarray | None
+    following: np.ndarray | None
+    mask: np.ndarray
+    neighbor_name: str
+    neighbor_in_training: bool
+
+
+class SectionData(NamedTuple):
+    """What a run reads of a stack.
+
+    Attributes:
+      batch: step -> the host batch of that step: uint8 or uint16 [N, S, S, C] by
+        name, `mask` uint8 [N, S, S, 1]; the rows of this process alone.
+      train: step -> batches from that step on, without end.
+      validation: one batch, of `config.data.validation_crops` rows, whole in every
+        process.
+      test_cases: -> the test cases, in the order of the masks.
+      summary: plain values for the log and the report.
+    """
+
+    batch: Callable[[int], Batch]
+    train: Callable[[int], Iterator[Batch]]
+    validation: Batch
+    test_cases: Callable[[], Iterator[Case]]
+    summary: dict[str, Any]
+
+
+class _Crop(NamedTuple):
+    """A test window before it has a hole."""
+
+    name: str
+    sample: Sample
+    window: Window
+
+
+def build(
+    config: ConfigDict,
+    batch_spec: Mapping[str, Any],
+    process_index: int = 0,
+    process_count: int = 1,
+) -> SectionData:
+    """Opens and splits the stack that a config names.
+
+    Reads `config.seed`, `config.channels`, `config.mask`; of `config.data` source
+    ("phantom" or a path), cache_dir, max_pixels, split, validation_fraction,
+    test_fraction, neighbor ("psnr", or "random": either side for each crop),
+    validation_crops, phantom, and damage (a folder of masks named like the sections,
+    "" for none); of `config.eval` crop_size (0 = whole sections), crops_per_section,
+    masks and seed.
+
+    Damaged sections are targets nowhere and no training neighbours. Targets of a
+    system that asks for `previous` or `following` have both.
+
+    Args:
+      config: as above; every key must be there.
+      batch_spec: shapes of the global batch, by name.
+      process_index: which rows of the global batch are wanted.
+      process_count: how many processes share it.
+
+    Returns:
+      The data.
+
+    Raises:
+      MissingNeighborError: fewer than two sections, or no pair within training.
+      NeighborLeakError: two adjacent sections are equal.
+      ValueError: a config value, a size or a channel count that does not fit, or a
+        damage mask without section.
+
+    Source: CCPGAN sections III and IV, R34, R35, R37.
+    """
+    # Here, so that reading stacks needs neither of them.
+    from jaxinpaint.data import masks, phantoms
+
+    data = config.data
+    _check_form(config, batch_spec, process_count)
+    rows, size = batch_spec["image"].shape[:2]
+    source = data.source
+    if source == "phantom":
+        source = phantoms.tissue(**data.phantom.to_dict())
+    stack = open_stack(source, data.cache_dir, data.max_pixels)
+    _check_sections(config, size, stack)
+    view = View(
+        np.asarray(stack.sections), read_damage(data.damage, stack), config.channels
+    )
+    both = bool({"previous", "following"} & set(batch_spec))
+    sound = [z for z in range(len(stack.names)) if z not in view.damage]
+    split = split_sections(
+        sound, data.split, data.validation_fraction, data.test_fraction, config.seed
+    )
+
+    # Assumption: a training hole may lie anywhere, so a damaged section is no
+    # training neighbour at all; R35 asks it only where its damage meets the hole.
+    training = list_samples(split.training, split.training, view.damage, both)
+    if not training:
+        raise neighbors.MissingNeighborError(
+            f"{data.source}: none of the {len(split.training)} training sections has "
+            f"{'both neighbours' if both else 'a neighbour'} among them; split in a "
+            "block, hold out less, or give more sections."
+        )
+
+    def held_out(part: tuple[int, ...]) -> tuple[Sample, ...]:
+        everything = range(len(stack.names))
+        inside = part if data.split == "block" else everything
+        return list_samples(part, inside, view.damage, both) or list_samples(
+            part, everything, view.damage, both
+        )
+
+    checked, tested = held_out(split.validation), held_out(split.test)
+    whole = (0, 0, *view.volume.shape[1:3])
+    choices = [view.choose(sample, whole, None) for sample in training]
+    sides = _sides(training, choices, data.neighbor)
+    targets = np.array([sample.target for sample in training])
+    names = [name for name in NAMES if name in batch_spec and name != "mask"]
+    draw_masks = masks.training_masks(config.mask, size, config.seed)
+    room = np.array(view.volume.shape[1:3]) - size + 1
+
+    def batch(step: int) -> Batch:
+        rng = np.random.default_rng([config.seed, step])
+        row = rng.integers(len(targets), size=rows)
+        corner = rng.integers(room, size=(rows, 2))
+        guide = sides[row, rng.integers(2, size=rows)]
+        mask = draw_masks(rng, rows)
+        mine = slice(
+            rows * process_index // process_count,
+            rows * (process_index + 1) // process_count,
+        )
+        z = targets[row]
+        got = cut(view, names, z[mine], guide[mine], corner[mine], size)
+        return {**got, "mask": mask[mine]}
+
+    def validation() -> Batch:
+        samples, count = checked or training, data.validation_crops
+        rng = np.random.default_rng([config.seed, 0, _VALIDATION])
+        row = rng.integers(len(samples), size=count)
+        corner = rng.integers(room, size=(count, 2))
+        mask = draw_masks(rng, count)
+        z = np.array([samples[r].target for r in row])
+        windows = [(top, left, size, size) for top, left in corner.tolist()]
+        guide = [
+            view.choose(samples[r], window, hole).position
+            for r, window, hole in zip(row, windows, mask, strict=True)
+        ]
+        return {**cut(view, names, z, np.array(guide), corner, size), "mask": mask}
+
+    def test_cases() -> Iterator[Case]:
+        if not tested:
+            raise ValueError(
+                f"{data.source}: no section is held out for test; raise "
+                "config.data.test_fraction."
+            )
+        crops = _test_crops(config, view, tested)
+        _, _, height, width = crops[0].window
+        holes = masks.evaluation_masks(
+            config.eval.masks, height, width, len(crops), config.eval.seed
+        )
+        for label, index, hole in holes:
+            yield _case(stack, view, crops[index], label, hole, split.training)
+
+    seen = set(split.training)
+    used = [choice.psnr for choice in choices if math.isfinite(choice.psnr)]
+    return SectionData(
+        batch=batch,
+        train=lambda first: (batch(step) for step in itertools.count(first)),
+        validation=validation(),
+        test_cases=test_cases,
+        summary={
+            "source": str(data.source),
+            "digest": stack.digest,
+            "sections": list(view.volume.shape),
+            "dtype": str(view.volume.dtype),
+            "split": {k: list(v) for k, v in split._asdict().items()},
+            "damaged": sorted(view.damage),
+            "training_targets": targets.tolist(),
+            "training_neighbors": [choice.position for choice in choices],
+            "training_neighbor_distance": 1,
+            "training_neighbor_psnr": float(np.mean(used)) if used else None,
+            "validation_from": "validation" if checked else "training",
+            "validation_targets": [sample.target for sample in checked],
+            "test_targets": [sample.target for sample in tested],
+            "test_targets_beside_training": [
+                s.target for s in tested if seen & set(s.candidates)
+            ],
+        },
+    )
+
+
+def _check_form(
+    config: ConfigDict, batch_spec: Mapping[str, Any], process_count: int
+) -> None:
+    """Checks what can be known before the stack is opened."""
+    if not {"image", "mask"} <= set(batch_spec) <= set(NAMES):
+        raise ValueError(
+            f"the system asks for {sorted(batch_spec)}; sections offer {list(NAMES)}, "
+            "image and mask among them always."
+        )
+    rows, height, width, channels = batch_spec["image"].shape
+    if height != width:
+        raise ValueError(f"training crops are square, got {height} x {width}.")
+    if channels != config.channels or channels not in (1, 3):
+        raise ValueError(
+            f"config.channels is {config.channels} and the system's image has "
+            f"{channels}; both must be 1, or both 3."
+        )
+    if rows % process_count:
+        raise ValueError(
+            f"a batch of {rows} rows cannot be shared by {process_count} processes."
+        )
+    if config.eval.crops_per_section < 1:
+        raise ValueError(
+            f"config.eval.crops_per_section is {config.eval.crops_per_section}; "
+            "it must be 1 or more."
+        )
+    if config.data.neighbor not in ("psnr", "random"):
+        raise ValueError(
+            f"config.data.neighbor is '{config.data.neighbor}'; "
+            "it is 'psnr' or 'random'."
+        )
+
+
+def _check_sections(config: ConfigDict, size: int, stack: Stack) -> None:
+    """Checks that the sections hold the crops and channels asked for."""
+    _, height, width, channels = stack.sections.shape
+    if channels > config.channels:
+        raise ValueError(
+            f"config.channels is {config.channels}, but {config.data.source} is in "
+            "colour; set it to 3, or convert the sections to grey."
+        )
+    sides = {"training": size, "config.eval.crop_size": config.eval.crop_size}
+    for what, side in sides.items():
+        if side > min(height, width):
+            raise ValueError(
+                f"{what} needs crops of {side} x {side}, but the sections of "
+                f"{config.data.source} are {height} x {width}; nothing is resized."
+            )
+
+
+def _sides(
+    samples: Sequence[Sample], choices: Sequence[neighbors.Choice], how: str
+) -> np.ndarray:
+    """Two guides for each target, of which a crop draws one; int [targets, 2]."""
+    if how == "psnr":  # R35: once per section, over the whole image
+        return np.array([[choice.position] * 2 for choice in choices])
+    return np.array([[s.candidates[0], s.candidates[-1]] for s in samples])
+
+
+def _test_crops(
+    config: ConfigDict, view: View, samples: Sequence[Sample]
+) -> list[_Crop]:
+    """Seeded windows, `crops_per_section` of each test section in turn."""
+    count, size = config.eval.crops_per_section, np.array(view.volume.shape[1:3])
+    side = np.array([config.eval.crop_size] * 2) if config.eval.crop_size else size
+    height, width = side.tolist()
+    digits = max(len(str(len(view.volume) - 1)), 2)
+    rng = np.random.default_rng([config.eval.seed, 0, _TEST])
+    corners = rng.integers(size - side + 1, size=(len(samples), count, 2)).tolist()
+    return [
+        _Crop(
+            f"section_{sample.target:0{digits}d}_crop_{crop:02d}",
+            sample,
+            (top, left, height, width),
+        )
+        for sample, places in zip(samples, corners, strict=True)
+        for crop, (top, left) in enumerate(places)
+    ]
+
+
+def _case(
+    stack: Stack,
+    view: View,
+    crop: _Crop,
+    label: str,
+    hole: np.ndarray,
+    training: Sequence[int],
+) -> Case:
+    z, window = crop.sample.target, crop.window
+    chosen = view.choose(crop.sample, window, hole).position
+
+    def beside(at: int) -> np.ndarray | None:
+        if not 0 <= at < len(stack.names):
+            return None
+        hurt = view.hurt(at, window)
+        if hurt is not None and (hurt & hole).any():
+            return None
+        return view.pixels(at, window)
+
+    return Case(
+        name=crop.name,
+        label=label,
+        image=view.pixels(z, window),
+        neighbor=view.pixels(chosen, window),
+        previous=beside(z - 1),
+        following=beside(z + 1),
+        mask=hole,
+        neighbor_name=stack.names[chosen],
+        neighbor_in_training=chosen in training,
+    )

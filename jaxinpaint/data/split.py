@@ -1,0 +1,96 @@
+"""Which sections are trained on, which are held out, and which may guide which."""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_SPLIT = 1  # third word of the seed; training batches have two words
+
+
+class Split(NamedTuple):
+    """Positions of undamaged sections, each in one part, in axial order."""
+
+    training: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+class Sample(NamedTuple):
+    """A target's position and those of the adjacent sections that may guide it."""
+
+    target: int
+    candidates: tuple[int, ...]
+
+
+def split_sections(
+    positions: Sequence[int],
+    how: str,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> Split:
+    """Splits undamaged sections into training, validation and test.
+
+    Args:
+      positions: the sections to split, in axial order.
+      how: "random", seeded, or "block": test at the end of the stack, validation
+        before it, the rest training.
+      validation_fraction: of the sections, rounded, at least one unless 0.
+      test_fraction: of the sections, likewise.
+      seed: of the random split.
+
+    Returns:
+      The split; disjoint, and together all of `positions`.
+
+    Raises:
+      ValueError: another word, a fraction outside [0, 1), or fewer than two training
+        sections left.
+
+    Source: CCPGAN section IV, R37.
+    """
+    if how not in ("random", "block"):
+        raise ValueError(f"config.data.split is '{how}'; it is 'random' or 'block'.")
+    fractions = (validation_fraction, test_fraction)
+    if not all(0.0 <= f < 1.0 for f in fractions):
+        raise ValueError(f"split: fractions must be in [0, 1), got {fractions}.")
+    held = [max(round(f * len(positions)), 1 if f else 0) for f in fractions]
+    keep = len(positions) - sum(held)
+    if keep < 2:
+        raise ValueError(
+            f"split: {len(positions)} undamaged sections less {held[0]} for "
+            f"validation and {held[1]} for test leave {max(keep, 0)} for training; "
+            "at least 2 are needed."
+        )
+    order = [int(z) for z in positions]
+    if how == "random":
+        rng = np.random.default_rng([seed, 0, _SPLIT])
+        order = rng.permutation(order).tolist()
+    parts = order[:keep], order[keep : keep + held[0]], order[keep + held[0] :]
+    return Split(*(tuple(sorted(part)) for part in parts))
+
+
+def list_samples(
+    targets: Collection[int],
+    allowed: Collection[int],
+    damaged: Collection[int],
+    both: bool,
+) -> tuple[Sample, ...]:
+    """Lists the targets that have guides.
+
+    Args:
+      targets: positions of undamaged sections.
+      allowed: positions of the sections that may guide.
+      damaged: positions of damaged sections. One of them may guide where its damage
+        misses the hole, so a target needs an undamaged one beside it too.
+      both: whether a target needs the previous and the following section, undamaged.
+
+    Returns:
+      One sample for each target that has what it needs.
+    """
+    samples = []
+    for z in targets:
+        near = tuple(n for n in (z - 1, z + 1) if n in allowed)
+        if sum(n not in damaged for n in near) >= (2 if both else 1):
+            samples.append(Sample(z, near))
+    return tuple(samples)

@@ -1,0 +1,129 @@
+"""Windows of a stack, and the damage that its sections have."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxinpaint.data import images, neighbors
+from jaxinpaint.data.split import Sample
+from jaxinpaint.data.stack import Stack
+
+Window = tuple[int, int, int, int]  # top, left, height, width
+
+
+class View(NamedTuple):
+    """A stack with its damage, read in windows.
+
+    Attributes:
+      volume: uint8 or uint16 [Z, H, W, C]; a plain array over the memory map, because
+        that slices faster.
+      damage: position -> uint8 [H, W, 1], 1 = damage; undamaged sections are absent.
+      channels: of the windows; grey is repeated to fill them.
+    """
+
+    volume: np.ndarray
+    damage: Mapping[int, np.ndarray]
+    channels: int
+
+    def pixels(self, z: int, window: Window) -> np.ndarray:
+        """Copies one window, [H, W, channels]."""
+        top, left, height, width = window
+        grey = self.volume[z, top : top + height, left : left + width]
+        return np.repeat(grey, self.channels // grey.shape[-1], axis=-1)
+
+    def hurt(self, z: int, window: Window) -> np.ndarray | None:
+        """The damage in one window, [H, W, 1], or None."""
+        top, left, height, width = window
+        mask = self.damage.get(z)
+        return None if mask is None else mask[top : top + height, left : left + width]
+
+    def choose(
+        self, sample: Sample, window: Window, hole: np.ndarray | None
+    ) -> neighbors.Choice:
+        """Chooses the neighbour of a target in one window, as `choose_neighbor`."""
+        return neighbors.choose_neighbor(
+            sample.target,
+            self.pixels(sample.target, window),
+            [
+                neighbors.Candidate(z, self.pixels(z, window), self.hurt(z, window))
+                for z in sample.candidates
+            ],
+            mask=hole,
+            allow_distant_neighbor=False,
+        )
+
+
+def read_damage(folder: str, stack: Stack) -> dict[int, np.ndarray]:
+    """Reads a folder of damage masks named like the sections.
+
+    Args:
+      folder: the masks; "" for none.
+      stack: whose sections they belong to.
+
+    Returns:
+      uint8 [H, W, 1] by position, 1 = damage; a mask without damage is left out.
+
+    Raises:
+      ValueError: a mask without section or of another size, or as `read_mask`.
+    """
+    if not folder:
+        return {}
+    places = {name: z for z, name in enumerate(stack.names)}
+    size = stack.sections.shape[1:3]
+    damage = {}
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix.lower() not in images.SUFFIXES:
+            continue
+        if path.stem not in places:
+            raise ValueError(
+                f"{path}: no section is called '{path.stem}'; the first one is "
+                f"'{stack.names[0]}'."
+            )
+        mask = images.read_mask(path)
+        if mask.shape[:2] != size:
+            raise ValueError(
+                f"{path} is {mask.shape[0]} x {mask.shape[1]}, but its section is "
+                f"{size[0]} x {size[1]}."
+            )
+        if mask.any():
+            damage[places[path.stem]] = mask
+    return damage
+
+
+def cut(
+    view: View,
+    names: Sequence[str],
+    z: np.ndarray,
+    guide: np.ndarray,
+    corner: np.ndarray,
+    size: int,
+) -> dict[str, np.ndarray]:
+    """Copies the windows of a batch out of the stack.
+
+    Args:
+      view: the stack.
+      names: image, neighbor, previous or following.
+      z: [N] int, positions of the targets.
+      guide: [N] int, positions of their neighbours.
+      corner: [N, 2] int, top and left.
+      size: height and width.
+
+    Returns:
+      [N, size, size, channels] by name, in the stack's dtype.
+    """
+    places = {"image": z, "neighbor": guide, "previous": z - 1, "following": z + 1}
+    volume, corners = view.volume, corner.tolist()
+    # One block: several fresh arrays cost more page faults than the copies take.
+    block = np.empty((len(names), len(z), size, size, volume.shape[-1]), volume.dtype)
+    for name, windows in zip(names, block, strict=True):
+        positions = places[name].tolist()
+        for row, (at, (top, left)) in enumerate(zip(positions, corners, strict=True)):
+            windows[row] = volume[at, top : top + size, left : left + size]
+    if view.channels > volume.shape[-1]:
+        grey = block[..., 0]
+        block = np.empty((*grey.shape, view.channels), grey.dtype)
+        for channel in range(view.channels):  # three times faster than np.repeat
+            block[..., channel] = grey
+    return dict(zip(names, block, strict=True))
