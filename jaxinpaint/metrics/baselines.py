@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxinpaint.core.checks import (
     InpaintInputError,
@@ -38,7 +39,7 @@ def constant(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     hole = _hole("constant", image, mask)
     _expect_valid_pixel("constant", hole)
-    return _composite(image, hole, np.asarray(np.mean(image[~hole], axis=0)))
+    return _composite(image, hole, np.mean(image[~hole], axis=0))
 
 
 def copy_neighbor(
@@ -171,7 +172,7 @@ def _expect_like(where: str, name: str, section: np.ndarray, image: np.ndarray) 
         expect_dtype(where, name, section, str(image.dtype))
 
 
-def _composite(image: np.ndarray, hole: np.ndarray, filled: np.ndarray) -> np.ndarray:
+def _composite(image: np.ndarray, hole: np.ndarray, filled: ArrayLike) -> np.ndarray:
     return np.where(hole[..., None], np.rint(filled).astype(image.dtype), image)
 
 

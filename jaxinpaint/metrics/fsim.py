@@ -8,6 +8,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinpaint.core.checks import ShapeMismatchError
 from jaxinpaint.metrics.pixel import check_pair
@@ -186,6 +187,27 @@ def _noise_gain(filters: jax.Array) -> jax.Array:
     return jnp.sum(jnp.sum(even, axis=1) ** 2, axis=(1, 2))
 
 
+def _median(values: jax.Array) -> jax.Array:
+    """Median over the last two axes of values >= 0; the lower of two middle ones.
+
+    Floats >= 0 are ordered like their bits read as integers, so 31 halvings of that
+    range find the value exactly. Sorting takes 40 times as long on a CPU.
+    """
+    bits = jax.lax.bitcast_convert_type(values, jnp.int32)
+    rank = (values.shape[-2] * values.shape[-1] + 1) // 2
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple:
+        low, high = bounds
+        middle = low + (high - low) // 2
+        below = jnp.sum(bits <= middle[..., None, None], axis=(-2, -1)) >= rank
+        return jnp.where(below, low, middle + 1), jnp.where(below, middle, high)
+
+    low = jnp.zeros(values.shape[:-2], jnp.int32)
+    largest = jnp.full_like(low, np.float32(np.inf).view(np.int32))
+    low, _ = jax.lax.fori_loop(0, 31, halve, (low, largest))
+    return jax.lax.bitcast_convert_type(low, jnp.float32)
+
+
 def phase_congruency(image: jax.Array) -> jax.Array:
     """Phase congruency of [B, H, W] in grey levels 0..255.
 
@@ -198,9 +220,8 @@ def phase_congruency(image: jax.Array) -> jax.Array:
     _, height, width = image.shape
     filters = _log_gabor(height, width)
     spectrum = jnp.fft.fft2(image)[:, None, None]
-    answers = jnp.fft.ifft2(
-        spectrum * filters[None].astype(spectrum.dtype)
-    )  # [B, orientation, scale, H, W]
+    # [B, orientation, scale, H, W] from here on.
+    answers = jnp.fft.ifft2(spectrum * filters[None].astype(spectrum.dtype))
     even, odd = answers.real, answers.imag
     amplitude = jnp.sqrt(even**2 + odd**2)
 
@@ -214,7 +235,7 @@ def phase_congruency(image: jax.Array) -> jax.Array:
 
     # The smallest scale is mostly noise: from the median of its energy, the power of
     # the noise; from that, the mean and deviation of its length over all scales.
-    median = jnp.median(amplitude[:, :, 0] ** 2, axis=(2, 3))
+    median = _median(amplitude[:, :, 0] ** 2)
     power = median / math.log(2.0) / jnp.sum(filters[:, 0] ** 2, axis=(1, 2))[None]
     rayleigh = jnp.sqrt(power * _noise_gain(filters)[None])
     mean = rayleigh * math.sqrt(math.pi / 2)
