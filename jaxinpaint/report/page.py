@@ -38,16 +38,18 @@ def write_page(
       title: the heading.
       results: {"rows": [...], "run": {...}}. Rows are tidy: "method", "dataset",
         "bin", "region" ("hole" or "image"), "metric" (a key of scores.METRICS), "value",
-        "sd", "n"; optional "infinite" counts the scores that were infinite and are
-        not in "value". A value or sd may be None. Run says what was run: "system" (a
+        "sd", "n"; optional "infinite" and "undefined" count the scores that were so
+        and are not in "value". A value or sd may be NaN or None. Run says what was run: "system" (a
         method of the rows), "dataset" (in words), "data" ("phantom" or "real"),
-        "minutes" (of training; None for outputs made elsewhere), "device"; optional "steps", "preset",
-        "hole_ratio" (parts of the image by bin), and whatever else a reader needs.
+        "minutes" (of training; None for outputs made elsewhere), "device"; optional "steps",
+        "weights", "mask_manifest", "version", and whatever else a reader needs.
       paper_rows: printed scores, as `paper_tables.rows` returns them. Rows of
         `results` whose method starts with "paper" are taken as such too.
       panels: sections to show, in order.
       curves: records of metrics.jsonl.
-      manifest: the mask manifest (seed, hash, ...).
+      manifest: the mask manifest. Where it holds "masks", a list of records with
+        "label", "ratio", "height", "width" and "hole_pixels", a bin of the same
+        name gets its hole ratio, and a name of another size is explained.
       config: the run's config.
       environment: machine and versions.
       notes: sentences for the reader, shown near the top.
@@ -78,8 +80,10 @@ def write_page(
         run=run,
         facts=_facts(run),
         verdict=scores.verdict(rows, run["system"]),
-        notes=list(notes),
-        scores=scores.blocks(rows, paper, run),
+        notes=[*notes, *_mask_notes(manifest)],
+        scores=scores.blocks(
+            rows, paper, system=run["system"], ratios=_ratios(manifest)
+        ),
         series=_series(rows, run["system"]),
         palette=plots.COLOURS,
         panels=[_panel(panel, limit, run["system"]) for panel in panels],
@@ -118,6 +122,30 @@ def _check(rows: Sequence[Row], run: Mapping[str, Any]) -> None:
         )
 
 
+def _ratios(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """Mean part of the image that is hole, by label."""
+    found: dict[str, list[float]] = {}
+    for mask in manifest.get("masks", ()):
+        found.setdefault(mask["label"], []).append(mask["ratio"])
+    return {label: sum(ratios) / len(ratios) for label, ratios in found.items()}
+
+
+def _mask_notes(manifest: Mapping[str, Any]) -> list[str]:
+    """Explains a label such as 32x32 where the hole has another number of pixels."""
+    for mask in manifest.get("masks", ()):
+        sides = mask["label"].split("x")
+        if len(sides) != 2 or not all(side.isdigit() for side in sides):
+            continue
+        if int(sides[0]) * int(sides[1]) != mask["hole_pixels"]:
+            return [
+                "A mask's name is its size in the paper's images. Here an image is "
+                f"{mask['height']} x {mask['width']} pixels and the hole of "
+                f"{mask['label']} has {mask['hole_pixels']}: the same part of the "
+                "image, not the same size."
+            ]
+    return []
+
+
 def _series(rows: Sequence[Row], system: str) -> list[tuple[str, str, str]]:
     methods = scores.order({row["method"] for row in rows}, system)
     return [
@@ -137,7 +165,7 @@ def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         trained = f"{minutes / 60:.3g} hours"
     if "steps" in run:
         trained += f", {run['steps']} steps"
-    kind = "phantom (synthetic)" if run["data"] == "phantom" else "real"
+    kind = "synthetic" if run["data"] == "phantom" else "real"
     facts = [
         ("System", str(run["system"])),
         ("Data", f"{run['dataset']}, {kind}"),

@@ -264,8 +264,9 @@ def _picture(image: np.ndarray, hole: np.ndarray, side: int) -> bytes:
         method = Image.Resampling.BOX
     drawn = Image.fromarray(_squeeze(image)).convert("RGB").resize(size, method)
     marks = Image.fromarray(hole).resize(size, Image.Resampling.NEAREST)
-    pixels = np.array(drawn)
-    pixels[outline(np.asarray(marks))] = OUTLINE
+    pixels, inside = np.array(drawn), np.asarray(marks)
+    ring = outline(inside)
+    pixels[ring | outline(inside | ring)] = OUTLINE  # two pixels wide
     return png(pixels)
 
 

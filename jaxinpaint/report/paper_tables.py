@@ -26,8 +26,8 @@ ABOUT = {
         "128x128 breaks the order of the mask sizes, and some deviations on N7 exceed "
         "their mean.",
         "For the smallest masks the paper's rivals lose so much that their outputs "
-        "must differ from the truth outside the hole as well; those columns compare "
-        "pasting more than inpainting. Here every method is pasted.",
+        "almost certainly differ from the truth outside the hole too; those columns "
+        "compare pasting more than inpainting. Here every method is pasted.",
     ),
 }
 

@@ -1,6 +1,7 @@
 """Tidy rows as tables: what each score means, who is best, who is below whom."""
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -33,23 +34,24 @@ METRICS = {
         "PSNR",
         True,
         2,
-        "Peak signal-to-noise ratio in decibels: 10 log10(255² / mean squared "
-        "difference), over all channels. Identical pixels give infinity, which is "
-        "counted and kept out of the mean.",
+        "Peak signal-to-noise ratio in decibels: 10 log10(largest grey level² / mean "
+        "squared difference), over all channels. Identical pixels give infinity, which "
+        "is counted and kept out of the mean.",
     ),
     "ssim": Metric(
         "SSIM",
         True,
         4,
         "Structural similarity, 1 = identical: 11 x 11 Gaussian window, sigma 1.5, "
-        "K1 = 0.01, K2 = 0.03, range 255, mean over positions and channels.",
+        "K1 = 0.01, K2 = 0.03, L the largest grey level, mean over positions and "
+        "channels. In the hole: the windows whose middle pixel is hole.",
     ),
     "ssim_eq7": Metric(
         "SSIM, Eq. 7",
         True,
         4,
         "Structural similarity as CCPGAN prints it in Eq. 7: means, variances and "
-        "covariance of the whole image instead of a window, range 100.",
+        "covariance of the whole region instead of a window, L = 100 of 255 levels.",
     ),
     "ms_ssim": Metric(
         "MS-SSIM",
@@ -76,7 +78,7 @@ METRICS = {
         "MAE",
         False,
         3,
-        "Mean absolute difference of pixel values, over all channels.",
+        "Mean absolute difference in grey levels, over all channels.",
     ),
     "lpips": Metric(
         "LPIPS",
@@ -197,7 +199,11 @@ def order(methods: Iterable[str], system: str) -> list[str]:
 
 
 def blocks(
-    rows: Sequence[Row], paper: Sequence[Row], run: Mapping[str, Any]
+    rows: Sequence[Row],
+    paper: Sequence[Row],
+    *,
+    system: str,
+    ratios: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """Arranges scores for a page: one block a metric, in it a table and plot a region.
 
@@ -205,12 +211,12 @@ def blocks(
       rows: the measured tidy rows.
       paper: the printed ones; those of the paper's own system stand below the
         measured lines where the bins have the same name.
-      run: holds "system", and optionally "hole_ratio" by bin.
+      system: the method that the report is about.
+      ratios: hole in parts of the image (0 to 1) by bin, where known.
 
     Returns:
       Blocks in the order of METRICS, every number written out.
     """
-    system, ratios = run["system"], run.get("hole_ratio", {})
     methods = order({row["method"] for row in rows}, system)
     found = []
     for metric in [name for name in METRICS if name in _first_seen(rows, "metric")]:
@@ -253,13 +259,15 @@ def blocks(
 def _table(
     rows: Sequence[Row], bins: Sequence[str], methods: Sequence[str], system: str
 ) -> dict[str, Any]:
-    """Lines of cells for one dataset, region and metric; the best of a column marked."""
+    """Lines of cells for one dataset, region and metric; the best of a column marked.
+
+    The count below a column is its commonest n; a cell with another says so.
+    """
     by = {(row["method"], row["bin"]): row for row in rows}
     lines, counts = [], []
     for name in bins:
         here = [by[m, name] for m in methods if (m, name) in by]
-        ns = {row["n"] for row in here}
-        counts.append(str(ns.pop()) if len(ns) == 1 else "differs")
+        counts.append(statistics.mode(row["n"] for row in here))
     for method in methods:
         cells: list[dict[str, Any] | None] = []
         for name, count in zip(bins, counts, strict=True):
@@ -272,7 +280,9 @@ def _table(
             remarks = []
             if row.get("infinite"):
                 remarks.append(f"+ {row['infinite']} ∞")
-            if count == "differs":
+            if row.get("undefined"):
+                remarks.append(f"{row['undefined']} undefined")
+            if row["n"] != count:
                 remarks.append(f"n {row['n']}")
             cells.append(
                 {
@@ -350,9 +360,9 @@ def _place(row: Row) -> tuple[Any, ...]:
 
 
 def _value(row: Row) -> float:
-    if row["value"] is None:
-        return math.inf if row.get("infinite") else math.nan
-    return float(row["value"])
+    value = math.nan if row["value"] is None else float(row["value"])
+    # A mean of no finite score at all, with infinite ones left out of it.
+    return math.inf if math.isnan(value) and row.get("infinite") else value
 
 
 def _rank(row: Row) -> tuple[bool, float]:

@@ -51,7 +51,23 @@ def fake_rows(holes=None):
     return rows
 
 
-def fake_run(holes=None):
+def fake_manifest(holes=None, size=512):
+    masks = [
+        {
+            "label": label,
+            "index": 0,
+            "height": size,
+            "width": size,
+            "hole_pixels": round(side * side * size**2 / 512**2),
+            "ratio": side * side / 512**2,
+            "sha256": "00",
+        }
+        for label, side in (holes or HOLES).items()
+    ]
+    return {"seed": 7, "sha256": "1f0c9a", "masks": masks}
+
+
+def fake_run():
     return {
         "system": "ccpgan",
         "dataset": "sections phantom",
@@ -60,7 +76,6 @@ def fake_run(holes=None):
         "steps": 600,
         "device": "cpu, 2 cores",
         "preset": "demo",
-        "hole_ratio": {k: v * v / 512**2 for k, v in (holes or HOLES).items()},
         "mask_manifest": "seed 7, sha256 1f0c9a",
     }
 
@@ -107,13 +122,16 @@ def write(path, **changes):
         "paper_rows": paper_tables.rows("ccpgan"),
         "panels": [fake_panel(HOSTILE, 32)],
         "curves": fake_curves(),
-        "manifest": {"seed": 7, "sha256": "1f0c9a", "masks": [{"bin": "32x32"}]},
+        "manifest": fake_manifest(),
         "config": {"system": "ccpgan", "batch_size": 8, "tag": HOSTILE},
         "environment": {"jax": "0.10.2", "device": "cpu"},
         "notes": ["Fake numbers, by a formula."],
     } | changes
     page.write_page(path, **arguments)
     return path.read_text(encoding="utf-8")
+
+
+LIGHT = {"panels": [], "curves": [], "paper_rows": []}
 
 
 class Reader(html.parser.HTMLParser):
@@ -189,8 +207,9 @@ def test_hostile_names_are_text(text, read):
 
 def test_hostile_bin_in_a_plot_is_text(tmp_path):
     rows = fake_rows([HOSTILE, "64x64"])
-    run = fake_run() | {"hole_ratio": {}}
-    got = write(tmp_path / "r.html", results={"rows": rows, "run": run}, panels=[])
+    results = {"rows": rows, "run": fake_run()}
+    manifest = fake_manifest({HOSTILE: 32})
+    got = write(tmp_path / "r.html", results=results, panels=[], manifest=manifest)
     assert "<script" not in got
     Reader(got)
 
@@ -252,7 +271,8 @@ def test_the_header_says_what_was_run(read):
 def test_real_and_long_runs_carry_no_phantom_badge(tmp_path):
     run = fake_run() | {"data": "real", "dataset": "CREMI A", "minutes": 600}
     results = {"rows": fake_rows(), "run": run}
-    got = " ".join(Reader(write(tmp_path / "r.html", results=results)).text)
+    path = tmp_path / "r.html"
+    got = " ".join(Reader(write(path, results=results, **LIGHT)).text)
     assert "Phantom" not in got and "Trained for minutes" not in got
     assert "CREMI A, real" in got and "10 hours" in got
 
@@ -274,16 +294,20 @@ def test_below_no_baseline(text, read):
     ],
 )
 def test_below_a_baseline_is_said_exactly_when_true(tmp_path, metric, shift, said):
-    rows = [row for row in fake_rows() if row["method"] != "mean_neighbors"]
+    rows = [
+        row
+        for row in fake_rows()
+        if row["method"] != "mean_neighbors" and row["metric"] in ("psnr", "mae")
+    ]
     for row in rows:
         place = row["method"], row["metric"], row["region"], row["bin"]
         if place == ("ccpgan", metric, "hole", "32x32"):
             row["value"] += shift
     path = tmp_path / "r.html"
     results = {"rows": rows, "run": fake_run()}
-    got = " ".join(Reader(write(path, results=results, panels=[])).text)
+    got = " ".join(Reader(write(path, results=results, **LIGHT)).text)
     label = scores.METRICS[metric].label
-    line = f"below copy_neighbor in 1 of 27 scores: {label} in the hole: 32x32."
+    line = f"below copy_neighbor in 1 of 12 scores: {label} in the hole: 32x32."
     assert (line in got) == said
     assert ("Warning." in got) == said
     assert ("is below no baseline" in got) != said
@@ -304,7 +328,7 @@ def test_a_score_that_is_no_number_is_below():
 def test_no_baseline_is_said(tmp_path):
     rows = [row for row in fake_rows() if row["method"] == "ccpgan"]
     results = {"rows": rows, "run": fake_run()}
-    got = write(tmp_path / "r.html", results=results, panels=[])
+    got = write(tmp_path / "r.html", results=results, **LIGHT)
     assert "No baseline was scored beside ccpgan" in got
 
 
@@ -319,21 +343,35 @@ def test_infinite_scores_are_noted(tmp_path):
     rows = fake_rows()
     rows[0] |= {"infinite": 3, "n": 21}
     whole = next(r for r in rows if r["method"] == "telea" and r["metric"] == "psnr")
-    whole |= {"value": None, "sd": None, "infinite": 24, "n": 0}
+    whole |= {"value": math.nan, "sd": None, "infinite": 20, "undefined": 4, "n": 0}
     results = {"rows": rows, "run": fake_run()}
-    got = Reader(write(tmp_path / "r.html", results=results, panels=[]))
+    got = Reader(write(tmp_path / "r.html", results=results, **LIGHT))
     table = got.tables[0]
     lines = {line[0]: line for line in table}
     assert lines["ccpgan"][1] == "23.00± 0.62+ 3 ∞, n 21"
-    assert lines["telea"][1] == "∞± –+ 24 ∞, n 0"
-    assert lines["n"][1:] == ["differs", "24", "24"]
+    assert lines["telea"][1] == "∞± –+ 20 ∞, 4 undefined, n 0"
+    assert lines["n"][1:] == ["24", "24", "24"]
+
+
+def test_the_manifest_names_hole_ratios_and_sizes(tmp_path, text, read):
+    assert read.tables[0][0] == ["Method", "32x320.391 %", "64x641.56 %"] + [
+        "128x1286.25 %"
+    ]
+    assert "A mask's name is its size" not in "".join(read.text)
+    path = tmp_path / "r.html"
+    got = Reader(write(path, manifest=fake_manifest(size=128), panels=[]))
+    line = "128 x 128 pixels and the hole of 32x32 has 64:"  # 32 * 32 / 16
+    assert line in "".join(got.text)
+    assert got.tables[0][0] == read.tables[0][0]
 
 
 def test_changed_valid_pixels_are_said(tmp_path):
     panel = fake_panel("section 4", 32)
-    assert "0 valid pixels changed" in write(tmp_path / "a.html", panels=[panel])
+    rows = [row for row in fake_rows(["32x32"]) if row["metric"] == "psnr"]
+    few = LIGHT | {"results": {"rows": rows, "run": fake_run()}, "panels": [panel]}
+    assert "0 valid pixels changed" in write(tmp_path / "a.html", **few)
     panel.images["completed"][0, :5] ^= 1
-    got = write(tmp_path / "b.html", panels=[panel])
+    got = write(tmp_path / "b.html", **few)
     assert "5 valid pixels changed" in got
 
 

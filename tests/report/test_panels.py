@@ -121,7 +121,7 @@ def test_draw():
     assert frame.shape == (40 * 6, 30 * 6, 3)  # 256 // 40
     np.testing.assert_array_equal(frame[11 * 6, 13 * 6], [110] * 3)
     np.testing.assert_array_equal(frame[10 * 6 - 1, 13 * 6], panels.OUTLINE)
-    np.testing.assert_array_equal(frame[10 * 6 - 2, 13 * 6], [100] * 3)
+    np.testing.assert_array_equal(frame[10 * 6 - 3, 13 * 6], [100] * 3)
     zoom = pixels(drawn.zooms[2].difference)
     scale = zoom.shape[0] // 20
     inside, outside = zoom[9 * scale, 9 * scale], zoom[0, 0]
