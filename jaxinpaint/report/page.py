@@ -1,0 +1,225 @@
+"""The report of one evaluation: a single HTML file that needs nothing but itself."""
+
+import base64
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from jaxinpaint.report import panels as drawing
+from jaxinpaint.report import paper_tables, plots, scores
+from jaxinpaint.report.panels import Panel
+
+Row = Mapping[str, Any]
+
+RUN_KEYS = ("system", "dataset", "data", "minutes", "device")
+
+
+def write_page(
+    path: str | pathlib.Path,
+    *,
+    title: str,
+    results: Mapping[str, Any],
+    paper_rows: Sequence[Row],
+    panels: Sequence[Panel],
+    curves: Sequence[Row],
+    manifest: Mapping[str, Any],
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    notes: Sequence[str],
+) -> None:
+    """Writes the report of one evaluation as one HTML file.
+
+    Everything is inside the file: styles, pictures (PNG) and plots (SVG). It asks no
+    server for anything, prints, and reads on a phone, in light and in dark.
+
+    Args:
+      path: the file to write; its folder is made.
+      title: the heading.
+      results: {"rows": [...], "run": {...}}. Rows are tidy: "method", "dataset",
+        "bin", "region" ("hole" or "image"), "metric" (a key of scores.METRICS), "value",
+        "sd", "n"; optional "infinite" and "undefined" count the scores that were so
+        and are not in "value". A value or sd may be NaN or None. Run says what was run: "system" (a
+        method of the rows), "dataset" (in words), "data" ("phantom" or "real"),
+        "minutes" (of training; None for outputs made elsewhere), "device"; optional "steps",
+        "weights", "mask_manifest", "version", and whatever else a reader needs.
+      paper_rows: printed scores, as `paper_tables.rows` returns them. Rows of
+        `results` whose method starts with "paper" are taken as such too.
+      panels: sections to show, in order.
+      curves: records of metrics.jsonl.
+      manifest: the mask manifest. Where it holds "masks", a list of records with
+        "label", "ratio", "height", "width" and "hole_pixels", a bin of the same
+        name gets its hole ratio, and a name of another size is explained.
+      config: the run's config.
+      environment: machine and versions.
+      notes: sentences for the reader, shown near the top.
+
+    Raises:
+      ValueError: a key of a row or of the run is missing or unknown, a score is
+        given twice, or the system has no row.
+      ImportError: the extra `report` is not installed.
+    """
+    jinja2 = plots.extra("jinja2")
+    run = results["run"]
+    printed = [row for row in results["rows"] if row["method"].startswith("paper")]
+    rows = [row for row in results["rows"] if not row["method"].startswith("paper")]
+    paper = list({scores.key(row): row for row in [*printed, *paper_rows]}.values())
+    _check(rows, run)
+    scores.check(paper)
+    limit = drawing.scale_limit(panels) if panels else drawing.LIMITS[-1]
+    house = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    source = pathlib.Path(__file__).with_name("template.html")
+    template = house.from_string(source.read_text(encoding="utf-8"))
+    text = template.render(
+        title=title,
+        run=run,
+        facts=_facts(run),
+        verdict=scores.verdict(rows, run["system"]),
+        notes=[*notes, *_mask_notes(manifest)],
+        scores=scores.blocks(
+            rows, paper, system=run["system"], ratios=_ratios(manifest)
+        ),
+        series=_series(rows, run["system"]),
+        palette=plots.COLOURS,
+        panels=[_panel(panel, limit, run["system"]) for panel in panels],
+        limit=limit,
+        bar=_uri(drawing.colour_bar()) if panels else "",
+        curves=list(plots.training_curves(curves).items()),
+        paper=scores.paper_blocks(paper),
+        about_paper=paper_tables.ABOUT.get(run["system"], ()) if paper else (),
+        records=[
+            ("Mask manifest", _leaves(manifest), _json(manifest)),
+            ("Config", _leaves(config), _json(config)),
+            ("Machine and versions", _leaves(environment), _json(environment)),
+            ("Run", _leaves(run), _json(run)),
+        ],
+    )
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _check(rows: Sequence[Row], run: Mapping[str, Any]) -> None:
+    missing = [key for key in RUN_KEYS if key not in run]
+    if missing:
+        raise ValueError(f"write_page: results['run'] has no {missing}.")
+    if run["data"] not in ("phantom", "real"):
+        raise ValueError(
+            "write_page: run['data'] must be 'phantom' or 'real', so that no number "
+            f"is mistaken; got {run['data']!r}."
+        )
+    scores.check(rows)
+    methods = sorted({row["method"] for row in rows})
+    if run["system"] not in methods:
+        raise ValueError(
+            f"write_page: run['system'] is {run['system']!r}, but the rows hold "
+            f"{methods}."
+        )
+
+
+def _ratios(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """Mean part of the image that is hole, by label."""
+    found: dict[str, list[float]] = {}
+    for mask in manifest.get("masks", ()):
+        found.setdefault(mask["label"], []).append(mask["ratio"])
+    return {label: sum(ratios) / len(ratios) for label, ratios in found.items()}
+
+
+def _mask_notes(manifest: Mapping[str, Any]) -> list[str]:
+    """Explains a label such as 32x32 where the hole has another number of pixels."""
+    for mask in manifest.get("masks", ()):
+        sides = mask["label"].split("x")
+        if len(sides) != 2 or not all(side.isdigit() for side in sides):
+            continue
+        if int(sides[0]) * int(sides[1]) != mask["hole_pixels"]:
+            return [
+                "A mask's name is its size in the paper's images. Here an image is "
+                f"{mask['height']} x {mask['width']} pixels and the hole of "
+                f"{mask['label']} has {mask['hole_pixels']}: the same part of the "
+                "image, not the same size."
+            ]
+    return []
+
+
+def _series(rows: Sequence[Row], system: str) -> list[tuple[str, str, str]]:
+    methods = scores.order({row["method"] for row in rows}, system)
+    return [
+        (name, plots.GLYPHS[i % len(plots.GLYPHS)], scores.BASELINES.get(name, ""))
+        for i, name in enumerate(methods)
+    ]
+
+
+def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was run, as the few facts no reader may miss."""
+    minutes = run["minutes"]
+    if minutes is None:
+        trained = "not here"
+    elif minutes < 120:
+        trained = f"{minutes:.3g} minutes"
+    else:
+        trained = f"{minutes / 60:.3g} hours"
+    if "steps" in run:
+        trained += f", {run['steps']} steps"
+    kind = "synthetic" if run["data"] == "phantom" else "real"
+    facts = [
+        ("System", str(run["system"])),
+        ("Data", f"{run['dataset']}, {kind}"),
+        ("Trained", trained),
+        ("Device", str(run["device"])),
+    ]
+    shown = {"weights": "Weights", "mask_manifest": "Masks", "version": "Version"}
+    return facts + [
+        (label, str(run[key])) for key, label in shown.items() if key in run
+    ]
+
+
+def _panel(panel: Panel, limit: int, system: str) -> dict[str, Any]:
+    drawn = drawing.draw(panel, limit)
+    top, left, bottom, right = drawn.box
+    height, width = panel.mask.shape[:2]
+
+    def tiles(found: Iterable[drawing.Tile]) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": system if tile.name == "completed" else tile.name,
+                "own": tile.name == "completed",
+                "picture": _uri(tile.picture),
+                "difference": _uri(tile.difference) if tile.difference else "",
+                "error": "" if tile.error is None else f"{tile.error:.1f}",
+            }
+            for tile in found
+        ]
+
+    return {
+        "name": panel.name,
+        "bin": panel.bin,
+        "caption": panel.caption,
+        "score": f"{panel.score:.4g}",
+        "frames": tiles(drawn.frames),
+        "zooms": tiles(drawn.zooms),
+        "changed": drawn.changed,
+        "box": f"rows {top}–{bottom - 1}, columns {left}–{right - 1} of "
+        f"{height} × {width}",
+    }
+
+
+def _uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _leaves(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The short facts of a record: what is no list and no nested record."""
+    return [
+        (str(key), str(value))
+        for key, value in record.items()
+        if not isinstance(value, Mapping | list | tuple)
+    ]
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=2, default=str, ensure_ascii=False)

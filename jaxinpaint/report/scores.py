@@ -1,0 +1,377 @@
+"""Tidy rows as tables: what each score means, who is best, who is below whom."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxinpaint.report import plots
+
+Row = Mapping[str, Any]
+
+ROW_KEYS = ("method", "dataset", "bin", "region", "metric", "value", "sd", "n")
+BASELINES = {
+    "constant": "the hole filled with the mean colour of the valid pixels",
+    "copy_neighbor": "the hole copied from the adjacent section",
+    "mean_neighbors": "the hole filled with the mean of the adjacent sections",
+    "telea": "Telea's fast marching, from the section alone",
+    "navier_stokes": "Navier-Stokes inpainting, from the section alone",
+}
+REGIONS = {"hole": "in the hole", "image": "whole image"}
+
+
+class Metric(NamedTuple):
+    """How a score is written and read."""
+
+    label: str
+    higher: bool
+    decimals: int
+    meaning: str
+
+
+METRICS = {
+    "psnr": Metric(
+        "PSNR",
+        True,
+        2,
+        "Peak signal-to-noise ratio in decibels: 10 log10(largest grey level² / mean "
+        "squared difference), over all channels. Identical pixels give infinity, which "
+        "is counted and kept out of the mean.",
+    ),
+    "ssim": Metric(
+        "SSIM",
+        True,
+        4,
+        "Structural similarity, 1 = identical: 11 x 11 Gaussian window, sigma 1.5, "
+        "K1 = 0.01, K2 = 0.03, L the largest grey level, mean over positions and "
+        "channels. In the hole: the windows whose middle pixel is hole.",
+    ),
+    "ssim_eq7": Metric(
+        "SSIM, Eq. 7",
+        True,
+        4,
+        "Structural similarity as CCPGAN prints it in Eq. 7: means, variances and "
+        "covariance of the whole region instead of a window, L = 100 of 255 levels.",
+    ),
+    "ms_ssim": Metric(
+        "MS-SSIM",
+        True,
+        4,
+        "Structural similarity over five scales, each half the size of the one "
+        "before, weighted 0.0448, 0.2856, 0.3001, 0.2363, 0.1333; 1 = identical.",
+    ),
+    "fsim": Metric(
+        "FSIM",
+        True,
+        4,
+        "Feature similarity of brightness, 1 = identical: phase congruency and "
+        "gradient, weighted towards places with structure.",
+    ),
+    "fsimc": Metric(
+        "FSIMc",
+        True,
+        4,
+        "Feature similarity with colour, 1 = identical: FSIM times the similarity of "
+        "the two colour channels of YIQ.",
+    ),
+    "mae": Metric(
+        "MAE",
+        False,
+        3,
+        "Mean absolute difference in grey levels, over all channels.",
+    ),
+    "lpips": Metric(
+        "LPIPS",
+        False,
+        4,
+        "Learned perceptual distance (version 0.1, AlexNet); 0 = identical. It needs "
+        "pretrained weights and is absent without them.",
+    ),
+}
+
+
+def below(rows: Iterable[Row], system: str) -> dict[str, list[Row]]:
+    """Finds where a system scores worse than a baseline.
+
+    Args:
+      rows: tidy rows; each of the system's is compared with the baselines' rows of
+        the same dataset, bin, region and metric.
+      system: the system's method name.
+
+    Returns:
+      By baseline, the system's rows that are strictly worse; a score that is not a
+      number is worse than any number.
+    """
+    rows = [row for row in rows if not row["method"].startswith("paper")]
+    others: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row["method"] != system:
+            others.setdefault(_place(row), []).append(row)
+    worse: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["method"] == system:
+            for other in others.get(_place(row), ()):
+                if _rank(row) < _rank(other):
+                    worse.setdefault(other["method"], []).append(row)
+    return worse
+
+
+def verdict(rows: Sequence[Row], system: str) -> dict[str, Any]:
+    """Says in sentences how a system stands against the baselines of its report.
+
+    Returns:
+      {"good": bool, "lines": [str]}: a warning for each baseline that the system is
+      below anywhere; or one line that it is below none, or that none was run.
+    """
+    places = {_place(row) for row in rows if row["method"] == system}
+    compared: dict[str, int] = {}
+    for row in rows:
+        if row["method"] != system and _place(row) in places:
+            compared[row["method"]] = compared.get(row["method"], 0) + 1
+    if not compared:
+        line = f"No baseline was scored beside {system}: its numbers stand alone."
+        return {"good": False, "lines": [line]}
+    worse = below(rows, system)
+    if not worse:
+        names = ", ".join(order(compared, system))
+        line = (
+            f"{system} is below no baseline in the {sum(compared.values())} "
+            f"comparisons of this report ({names})."
+        )
+        return {"good": True, "lines": [line]}
+    lines = []
+    for method in order(worse, system):
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for row in worse[method]:
+            at = (METRICS[row["metric"]].label, REGIONS[row["region"]], row["dataset"])
+            groups.setdefault(at, []).append(row["bin"])
+        several = len({row["dataset"] for row in rows}) > 1
+        where = "; ".join(
+            f"{label} {region}{f' on {dataset}' if several else ''}: {', '.join(bins)}"
+            for (label, region, dataset), bins in groups.items()
+        )
+        count = f"{len(worse[method])} of {compared[method]} scores"
+        lines.append(f"{system} is below {method} in {count}: {where}.")
+    return {"good": False, "lines": lines}
+
+
+def format_score(metric: str, number: float | None) -> str:
+    """Writes a mean or a deviation with the decimals of its metric."""
+    if number is None or math.isnan(number):
+        return "–"
+    if math.isinf(number):
+        return "∞" if number > 0 else "−∞"
+    return f"{number:.{METRICS[metric].decimals}f}".replace("-", "−")
+
+
+def check(rows: Sequence[Row]) -> None:
+    """Checks tidy rows before a page is made of them.
+
+    Raises:
+      ValueError: a row lacks a key, names a metric without an entry in METRICS or
+        a region without one in REGIONS, or gives a score a second time.
+    """
+    seen = set()
+    for row in rows:
+        missing = [name for name in ROW_KEYS if name not in row]
+        if missing:
+            raise ValueError(f"rows: one has no {missing}: {dict(row)}.")
+        for name, known in (("metric", METRICS), ("region", REGIONS)):
+            if row[name] not in known:
+                raise ValueError(
+                    f"rows: {name} {row[name]!r} is unknown; known are {list(known)}."
+                )
+        if key(row) in seen:
+            raise ValueError(f"rows: a score is given twice: {key(row)}.")
+        seen.add(key(row))
+
+
+def key(row: Row) -> tuple[Any, ...]:
+    """Returns what makes a row one of its kind: method and place."""
+    return row["method"], *_place(row)
+
+
+def order(methods: Iterable[str], system: str) -> list[str]:
+    """Puts methods in the order of a table: the system, the baselines, the others."""
+    known = [system, *BASELINES]
+    rest = sorted(set(methods) - set(known))
+    return [name for name in [*known, *rest] if name in set(methods)]
+
+
+def blocks(
+    rows: Sequence[Row],
+    paper: Sequence[Row],
+    *,
+    system: str,
+    ratios: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """Arranges scores for a page: one block a metric, in it a table and plot a region.
+
+    Args:
+      rows: the measured tidy rows.
+      paper: the printed ones; those of the paper's own system stand below the
+        measured lines where the bins have the same name.
+      system: the method that the report is about.
+      ratios: hole in parts of the image (0 to 1) by bin, where known.
+
+    Returns:
+      Blocks in the order of METRICS, every number written out.
+    """
+    methods = order({row["method"] for row in rows}, system)
+    found = []
+    for metric in [name for name in METRICS if name in _first_seen(rows, "metric")]:
+        tables = []
+        of_metric = [row for row in rows if row["metric"] == metric]
+        for dataset in _first_seen(of_metric, "dataset"):
+            for region in REGIONS:
+                own = [
+                    row
+                    for row in of_metric
+                    if (row["dataset"], row["region"]) == (dataset, region)
+                ]
+                if not own:
+                    continue
+                bins = _first_seen(own, "bin")
+                beside = [
+                    row
+                    for row in paper
+                    if (row["method"], row["metric"], row["region"])
+                    == ("paper", metric, region)
+                    and row["bin"] in bins
+                ]
+                table = _table(own, bins, methods, system)
+                table["dataset"], table["region"] = dataset, REGIONS[region]
+                table["bins"] = [
+                    (name, plots.percent(ratios[name]) if name in ratios else "")
+                    for name in bins
+                ]
+                table["paper"] = _printed(beside, bins, _decimals(paper))
+                table["plot"] = (
+                    plots.score_by_hole(own, methods=methods, bins=bins, ratios=ratios)
+                    if len(bins) > 1
+                    else ""
+                )
+                tables.append(table)
+        found.append({"name": metric, "metric": METRICS[metric], "tables": tables})
+    return found
+
+
+def _table(
+    rows: Sequence[Row], bins: Sequence[str], methods: Sequence[str], system: str
+) -> dict[str, Any]:
+    """Lines of cells for one dataset, region and metric; the best of a column marked.
+
+    The count below a column is its commonest n; a cell with another says so.
+    """
+    by = {(row["method"], row["bin"]): row for row in rows}
+    lines, counts = [], []
+    for name in bins:
+        here = [by[m, name] for m in methods if (m, name) in by]
+        counts.append(statistics.mode(row["n"] for row in here))
+    for method in methods:
+        cells: list[dict[str, Any] | None] = []
+        for name, count in zip(bins, counts, strict=True):
+            row = by.get((method, name))
+            if row is None:
+                cells.append(None)
+                continue
+            ranks = [_rank(by[m, name]) for m in methods if (m, name) in by]
+            best = len(ranks) > 1 and _rank(row) == max(ranks) and _rank(row)[0]
+            remarks = []
+            if row.get("infinite"):
+                remarks.append(f"+ {row['infinite']} ∞")
+            if row.get("undefined"):
+                remarks.append(f"{row['undefined']} undefined")
+            if row["n"] != count:
+                remarks.append(f"n {row['n']}")
+            cells.append(
+                {
+                    "value": format_score(row["metric"], _value(row)),
+                    "sd": format_score(row["metric"], row["sd"]),
+                    "best": best,
+                    "remark": ", ".join(remarks),
+                }
+            )
+        if any(cells):
+            lines.append({"method": method, "own": method == system, "cells": cells})
+    return {"lines": lines, "counts": counts}
+
+
+def _decimals(paper: Iterable[Row]) -> dict[str, int]:
+    """Decimals a paper prints a metric with: the longest of its numbers."""
+    found: dict[str, int] = {}
+    for row in paper:
+        for number in (row["value"], row["sd"]):
+            digits = len(repr(float(number)).partition(".")[2]) if number else 0
+            found[row["metric"]] = max(found.get(row["metric"], 0), digits)
+    return found
+
+
+def _printed(
+    rows: Sequence[Row], bins: Sequence[str], decimals: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Lines of printed numbers by method and dataset, with the best of a column."""
+    by = {(row["method"], row["dataset"], row["bin"]): row for row in rows}
+    lines = []
+    for method, dataset in dict.fromkeys((r["method"], r["dataset"]) for r in rows):
+        cells: list[dict[str, Any] | None] = []
+        for name in bins:
+            row = by.get((method, dataset, name))
+            if row is None:
+                cells.append(None)
+                continue
+            rivals = [_rank(r) for r in rows if _place(r) == _place(row)]
+            places = decimals[row["metric"]]
+            cells.append(
+                {
+                    "value": f"{row['value']:.{places}f}",
+                    "sd": "–" if row["sd"] is None else f"{row['sd']:.{places}f}",
+                    "best": len(rivals) > 1 and _rank(row) == max(rivals),
+                    "remark": "",
+                }
+            )
+        ns = {r["n"] for r in rows if (r["method"], r["dataset"]) == (method, dataset)}
+        lines.append(
+            {
+                "method": method.removeprefix("paper_"),
+                "own": method == "paper",
+                "dataset": dataset,
+                "n": "/".join(str(n) for n in sorted(ns)),
+                "cells": cells,
+            }
+        )
+    return lines
+
+
+def paper_blocks(paper: Sequence[Row]) -> list[dict[str, Any]]:
+    """Arranges the printed tables whole, one block a metric, numbers as printed."""
+    decimals = _decimals(paper)
+    found = []
+    for metric in [name for name in METRICS if name in _first_seen(paper, "metric")]:
+        rows = [row for row in paper if row["metric"] == metric]
+        bins = _first_seen(rows, "bin")
+        lines = _printed(rows, bins, decimals)
+        found.append({"metric": METRICS[metric], "bins": bins, "lines": lines})
+    return found
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    return row["dataset"], row["bin"], row["region"], row["metric"]
+
+
+def _value(row: Row) -> float:
+    value = math.nan if row["value"] is None else float(row["value"])
+    # A mean of no finite score at all, with infinite ones left out of it.
+    return math.inf if math.isnan(value) and row.get("infinite") else value
+
+
+def _rank(row: Row) -> tuple[bool, float]:
+    """Orders scores from worse to better, whatever the metric's direction."""
+    value = _value(row)
+    if math.isnan(value):
+        return False, 0.0
+    return True, value if METRICS[row["metric"]].higher else -value
+
+
+def _first_seen(rows: Iterable[Row], key: str) -> list[str]:
+    return list(dict.fromkeys(row[key] for row in rows))

@@ -1,0 +1,405 @@
+import html.parser
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from jaxinpaint.report import page, panels, paper_tables, scores
+
+HOLES = {"32x32": 32, "64x64": 64, "128x128": 128}
+METHODS = {
+    "ccpgan": 3.0,
+    "constant": -8.0,
+    "copy_neighbor": 0.0,
+    "mean_neighbors": 0.5,
+    "telea": -2.0,
+    "navier_stokes": -2.5,
+}
+HOSTILE = '<script>alert("x")</script> & $section$'
+
+
+def fake_rows(holes=None):
+    """Scores by a formula: better methods higher, larger holes lower."""
+    rows = []
+    for method, gain in METHODS.items():
+        for index, name in enumerate(holes or HOLES):
+            for region in ("hole", "image"):
+                base = 20.0 + gain - 0.8 * index + (region == "image") * 18.0
+                value = {
+                    "psnr": base,
+                    "ssim": 1 / (1 + math.exp(-base / 8)),
+                    "mae": 255 / base,
+                }
+                if region == "image":
+                    for power, more in enumerate(("ssim_eq7", "ms_ssim", "fsimc"), 2):
+                        value[more] = value["ssim"] ** power
+                for metric, number in value.items():
+                    rows.append(
+                        {
+                            "method": method,
+                            "dataset": "sections phantom",
+                            "bin": name,
+                            "region": region,
+                            "metric": metric,
+                            "value": number,
+                            "sd": number / 37,
+                            "n": 24,
+                        }
+                    )
+    return rows
+
+
+def fake_manifest(holes=None, size=512):
+    masks = [
+        {
+            "label": label,
+            "index": 0,
+            "height": size,
+            "width": size,
+            "hole_pixels": round(side * side * size**2 / 512**2),
+            "ratio": side * side / 512**2,
+            "sha256": "00",
+        }
+        for label, side in (holes or HOLES).items()
+    ]
+    return {"seed": 7, "sha256": "1f0c9a", "masks": masks}
+
+
+def fake_run():
+    return {
+        "system": "ccpgan",
+        "dataset": "sections phantom",
+        "data": "phantom",
+        "minutes": 4.2,
+        "steps": 600,
+        "device": "cpu, 2 cores",
+        "preset": "demo",
+        "mask_manifest": "seed 7, sha256 1f0c9a",
+    }
+
+
+def fake_panel(name, hole, size=128, channels=3):
+    y, x = np.mgrid[:size, :size]
+    waves = 128 + 60 * np.sin(x / 9 + np.cos(y / 13) * 2) + 40 * np.cos(y / 7)
+    tints = np.float32([1.0, 0.72, 0.92])[:channels]
+    truth = np.clip(waves[..., None] * tints, 0, 255).astype(np.uint8)
+    mask = np.zeros((size, size, 1), np.uint8)
+    top = (size - hole) // 3
+    mask[top : top + hole, top + 9 : top + 9 + hole] = 1
+    fills = {
+        "completed": np.clip(truth.astype(int) + 6 * ((x + y) % 3)[..., None], 0, 255),
+        "copy_neighbor": np.roll(truth, 3, 1),
+        "mean_neighbors": np.roll(truth, 2, 0) // 2 + np.roll(truth, -2, 0) // 2,
+        "telea": np.full_like(truth, 150),
+        "navier_stokes": np.full_like(truth, 120),
+        "constant": np.full_like(truth, truth.mean(axis=(0, 1)).astype(np.uint8)),
+    }
+    images = {"truth": truth, "masked": truth * (1 - mask)}
+    images["neighbor"] = np.roll(truth, 3, 1)
+    for key, fill in fills.items():
+        images[key] = np.where(mask, fill, truth).astype(np.uint8)
+    return panels.Panel(name, f"{hole}x{hole}", "median PSNR", 21.3456, images, mask)
+
+
+def fake_curves(count=60):
+    return [
+        {
+            "step": 10 * i,
+            "loss/generator": 1.5 * math.exp(-i / 20) + 0.05 * math.sin(i),
+            "loss/critic": -0.4 + 0.3 * math.cos(i / 5),
+            **({"eval/psnr": 18 + 4 * (1 - math.exp(-i / 25))} if i % 6 == 0 else {}),
+        }
+        for i in range(count)
+    ]
+
+
+def write(path, **changes):
+    arguments = {
+        "title": "CCPGAN on the sections phantom",
+        "results": {"rows": fake_rows(), "run": fake_run()},
+        "paper_rows": paper_tables.rows("ccpgan"),
+        "panels": [fake_panel(HOSTILE, 32)],
+        "curves": fake_curves(),
+        "manifest": fake_manifest(),
+        "config": {"system": "ccpgan", "batch_size": 8, "tag": HOSTILE},
+        "environment": {"jax": "0.10.2", "device": "cpu"},
+        "notes": ["Fake numbers, by a formula."],
+    } | changes
+    page.write_page(path, **arguments)
+    return path.read_text(encoding="utf-8")
+
+
+LIGHT = {"panels": [], "curves": [], "paper_rows": []}
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects text and attributes, and insists that tags are closed in order."""
+
+    VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], [], [], []
+        self.tables = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, key, value) for key, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, key, value) for key, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.open and {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("page") / "new" / "report.html")
+
+
+@pytest.fixture(scope="module")
+def read(text):
+    return Reader(text)
+
+
+def test_it_parses_with_every_tag_closed(read):
+    assert read.tags.count("html") == read.tags.count("body") == 1
+    ids = [value for _, key, value in read.attributes if key == "id"]
+    assert len(ids) == len(set(ids))
+    links = [v for _, k, v in read.attributes if k == "href" and v.startswith("#")]
+    assert len(links) > 8 and set(link[1:] for link in links) <= set(ids)
+
+
+def test_it_asks_no_server_for_anything(text, read):
+    loading = {"src", "href", "xlink:href", "srcset", "action", "data", "poster"}
+    found = [value for _, key, value in read.attributes if key in loading]
+    assert found and all(value.startswith(("data:", "#")) for value in found)
+    assert "@import" not in text and not re.search(r"url\((?!#|\"?#)", text)
+    assert not {"link", "script", "iframe", "object", "embed"} & set(read.tags)
+    allowed = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert set(re.findall(r"https?://[^\"'<\s)]*", text)) <= allowed
+
+
+def test_hostile_names_are_text(text, read):
+    assert "<script" not in text
+    assert HOSTILE in "".join(read.text)
+
+
+def test_hostile_bin_in_a_plot_is_text(tmp_path):
+    rows = fake_rows([HOSTILE, "64x64"])
+    results = {"rows": rows, "run": fake_run()}
+    manifest = fake_manifest({HOSTILE: 32})
+    got = write(tmp_path / "r.html", results=results, panels=[], manifest=manifest)
+    assert "<script" not in got
+    Reader(got)
+
+
+def table_index(row):
+    """The tables come by metric, in the hole before the whole image."""
+    there = {(r["metric"], r["region"]) for r in fake_rows()}
+    order = [(m, r) for m in scores.METRICS for r in ("hole", "image")]
+    return [place for place in order if place in there].index(
+        (row["metric"], row["region"])
+    )
+
+
+def test_every_measured_number_stands_at_its_place(read):
+    decimals = {"psnr": 2, "mae": 3}
+    for row in fake_rows():
+        places = decimals.get(row["metric"], 4)
+        value = f"{row['value']:.{places}f}"
+        sd = f"± {row['sd']:.{places}f}"
+        table = read.tables[table_index(row)]
+        column = 1 + list(HOLES).index(row["bin"])
+        (line,) = [line for line in table if line[0] == row["method"]]
+        assert line[column] == value + sd
+
+
+def test_the_paper_stands_beside_as_printed(read):
+    table = read.tables[1]  # PSNR, whole image
+    assert ["paper, N7 n 164", "41.9384± 1.7050", "35.7344± 1.3770"] == [
+        line[:3] for line in table if line[0].startswith("paper, N7")
+    ][0]
+    text = "".join(read.text)
+    assert "The data differ" in text and "not best everywhere" in text
+    cells = [cell for table in read.tables for line in table for cell in line]
+    for row in paper_tables.rows("ccpgan"):
+        assert f"{row['value']:.4f}± {row['sd']:.4f}" in cells
+
+
+def test_paper_rows_among_the_results_are_not_methods(tmp_path, read):
+    rows = fake_rows() + paper_tables.rows("ccpgan")
+    results = {"rows": rows, "run": fake_run()}
+    got = Reader(write(tmp_path / "r.html", results=results, panels=[]))
+    assert got.tables == read.tables
+
+
+def test_no_line_of_the_paper_where_no_bin_has_its_name(tmp_path):
+    results = {"rows": fake_rows(["8x8", "16x16"]), "run": fake_run()}
+    got = Reader(write(tmp_path / "r.html", results=results, panels=[]))
+    assert not [t for t in got.tables if any("paper, N7" in "".join(r) for r in t)]
+    assert "41.9384± 1.7050" in [c for t in got.tables for r in t for c in r]
+
+
+def test_the_header_says_what_was_run(read):
+    text = " ".join(read.text)
+    assert "Phantom: synthetic data" in text
+    assert "4.2 minutes, 600 steps" in text and "cpu, 2 cores" in text
+    assert "Trained for minutes" in text
+
+
+def test_real_and_long_runs_carry_no_phantom_badge(tmp_path):
+    run = fake_run() | {"data": "real", "dataset": "CREMI A", "minutes": 600}
+    results = {"rows": fake_rows(), "run": run}
+    path = tmp_path / "r.html"
+    got = " ".join(Reader(write(path, results=results, **LIGHT)).text)
+    assert "Phantom" not in got and "Trained for minutes" not in got
+    assert "CREMI A, real" in got and "10 hours" in got
+
+
+def test_below_no_baseline(text, read):
+    assert scores.below(fake_rows(), "ccpgan") == {}
+    assert " is below copy_neighbor" not in text and "Warning." not in text
+    line = "ccpgan is below no baseline in the 135 comparisons"  # 5 x 3 x 9
+    assert line in "".join(read.text)
+
+
+@pytest.mark.parametrize(
+    ("metric", "shift", "said"),
+    [
+        ("psnr", -3.01, True),
+        ("psnr", -2.99, False),
+        ("mae", +1.70, True),  # 255/20 - 255/23 = 1.663: above it is worse
+        ("mae", +1.60, False),
+    ],
+)
+def test_below_a_baseline_is_said_exactly_when_true(tmp_path, metric, shift, said):
+    rows = [
+        row
+        for row in fake_rows()
+        if row["method"] != "mean_neighbors" and row["metric"] in ("psnr", "mae")
+    ]
+    for row in rows:
+        place = row["method"], row["metric"], row["region"], row["bin"]
+        if place == ("ccpgan", metric, "hole", "32x32"):
+            row["value"] += shift
+    path = tmp_path / "r.html"
+    results = {"rows": rows, "run": fake_run()}
+    got = " ".join(Reader(write(path, results=results, **LIGHT)).text)
+    label = scores.METRICS[metric].label
+    line = f"below copy_neighbor in 1 of 12 scores: {label} in the hole: 32x32."
+    assert (line in got) == said
+    assert ("Warning." in got) == said
+    assert ("is below no baseline" in got) != said
+    assert "below telea" not in got
+
+
+def test_an_equal_score_is_not_below():
+    rows = [row | {"value": 1.0} for row in fake_rows()]
+    assert scores.below(rows, "ccpgan") == {}
+
+
+def test_a_score_that_is_no_number_is_below():
+    rows = fake_rows()
+    rows[0]["value"] = math.nan
+    assert set(scores.below(rows, "ccpgan")) == set(METHODS) - {"ccpgan"}
+
+
+def test_no_baseline_is_said(tmp_path):
+    rows = [row for row in fake_rows() if row["method"] == "ccpgan"]
+    results = {"rows": rows, "run": fake_run()}
+    got = write(tmp_path / "r.html", results=results, **LIGHT)
+    assert "No baseline was scored beside ccpgan" in got
+
+
+def test_the_best_of_a_column_is_marked_by_its_direction(text):
+    cells = re.findall(r'<td class="best"><b>([^<]*)</b>', text)
+    measured = [r for r in fake_rows() if r["method"] == "ccpgan"]
+    want = sorted(scores.format_score(r["metric"], r["value"]) for r in measured)
+    assert sorted(cells[: len(want)]) == want
+
+
+def test_infinite_scores_are_noted(tmp_path):
+    rows = fake_rows()
+    rows[0] |= {"infinite": 3, "n": 21}
+    whole = next(r for r in rows if r["method"] == "telea" and r["metric"] == "psnr")
+    whole |= {"value": math.nan, "sd": None, "infinite": 20, "undefined": 4, "n": 0}
+    results = {"rows": rows, "run": fake_run()}
+    got = Reader(write(tmp_path / "r.html", results=results, **LIGHT))
+    table = got.tables[0]
+    lines = {line[0]: line for line in table}
+    assert lines["ccpgan"][1] == "23.00± 0.62+ 3 ∞, n 21"
+    assert lines["telea"][1] == "∞± –+ 20 ∞, 4 undefined, n 0"
+    assert lines["n"][1:] == ["24", "24", "24"]
+
+
+def test_the_manifest_names_hole_ratios_and_sizes(tmp_path, text, read):
+    assert read.tables[0][0] == ["Method", "32x320.391 %", "64x641.56 %"] + [
+        "128x1286.25 %"
+    ]
+    assert "A mask's name is its size" not in "".join(read.text)
+    path = tmp_path / "r.html"
+    got = Reader(write(path, manifest=fake_manifest(size=128), panels=[]))
+    line = "128 x 128 pixels and the hole of 32x32 has 64:"  # 32 * 32 / 16
+    assert line in "".join(got.text)
+    assert got.tables[0][0] == read.tables[0][0]
+
+
+def test_changed_valid_pixels_are_said(tmp_path):
+    panel = fake_panel("section 4", 32)
+    rows = [row for row in fake_rows(["32x32"]) if row["metric"] == "psnr"]
+    few = LIGHT | {"results": {"rows": rows, "run": fake_run()}, "panels": [panel]}
+    assert "0 valid pixels changed" in write(tmp_path / "a.html", **few)
+    panel.images["completed"][0, :5] ^= 1
+    got = write(tmp_path / "b.html", **few)
+    assert "5 valid pixels changed" in got
+
+
+def test_records_are_whole(read):
+    text = "".join(read.text)
+    assert json.dumps({"jax": "0.10.2", "device": "cpu"}, indent=2) in text
+    assert '"sha256": "1f0c9a"' in text and '"batch_size": 8' in text
+
+
+def test_the_same_input_writes_the_same_bytes(tmp_path, text):
+    assert write(tmp_path / "again.html") == text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["run"].pop("device"), "has no \\['device'\\]"),
+        (lambda r: r["run"].update(data="kidney"), "'phantom' or 'real'"),
+        (lambda r: r["run"].update(system="rnon"), "run\\['system'\\] is 'rnon'"),
+        (lambda r: r["rows"][0].pop("n"), "one has no \\['n'\\]"),
+        (lambda r: r["rows"][0].update(metric="beauty"), "metric 'beauty' is unknown"),
+        (lambda r: r["rows"][0].update(region="edge"), "region 'edge' is unknown"),
+        (lambda r: r["rows"].append(r["rows"][0]), "given twice"),
+    ],
+)
+def test_wrong_results_are_refused(tmp_path, change, message):
+    results = {"rows": fake_rows(), "run": fake_run()}
+    change(results)
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path / "r.html", results=results)
+    assert not (tmp_path / "r.html").exists()

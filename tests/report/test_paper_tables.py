@@ -1,0 +1,93 @@
+import subprocess
+import sys
+
+import pytest
+
+from jaxinpaint.report import paper_tables
+
+
+def cell(rows, **where):
+    (row,) = [r for r in rows if all(r[k] == v for k, v in where.items())]
+    return row["value"], row["sd"], row["n"]
+
+
+def test_printed_values():
+    rows = paper_tables.rows("ccpgan")
+    assert len(rows) == 2 * 9 * 4 * 5
+    first = {"dataset": "N7", "bin": "32x32", "region": "image"}
+    got = cell(rows, method="paper", metric="psnr", **first)
+    assert got == (41.9384, 1.7050, 164)
+    got = cell(rows, method="paper_CA", metric="lpips", **first)
+    assert got == (0.0068, 0.0039, 164)
+    where = {"dataset": "N5", "bin": "448x448", "metric": "ssim"}
+    assert cell(rows, method="paper", **where) == (0.3300, 0.0235, 116)
+    assert cell(rows, method="paper_PEN", **where) == (0.3351, 0.0196, 116)
+
+
+def test_where_the_paper_is_not_best():
+    # Specification 7.20, counted by hand: three cells on N7, six on N5.
+    rows = paper_tables.rows("ccpgan")
+    lost = set()
+    for row in rows:
+        place = [row[k] for k in ("dataset", "bin", "metric")]
+        (own,) = [
+            r
+            for r in rows
+            if r["method"] == "paper"
+            and [r[k] for k in ("dataset", "bin", "metric")] == place
+        ]
+        gain = row["value"] - own["value"]
+        if gain < 0 if row["metric"] == "lpips" else gain > 0:
+            lost.add(tuple(place))
+    assert lost == {
+        ("N7", "64x64", "lpips"),
+        ("N7", "128x128", "lpips"),
+        ("N7", "256x256", "lpips"),
+        ("N5", "256x256", "psnr"),
+        ("N5", "256x512", "psnr"),
+        ("N5", "448x448", "ssim"),
+        ("N5", "256x512", "fsimc"),
+        ("N5", "384x384", "fsimc"),
+        ("N5", "448x448", "fsimc"),
+    }
+
+
+def test_mean_gain_over_the_best_rival_is_the_papers():
+    # The paper's text: PSNR gains 9.71 % on the five masks up to 128 x 128 of N7.
+    rows = [r for r in paper_tables.rows("ccpgan") if r["dataset"] == "N7"]
+    gains = []
+    for name in ("32x32", "48x48", "64x64", "96x96", "128x128"):
+        of = {
+            r["method"]: r["value"]
+            for r in rows
+            if (r["bin"], r["metric"]) == (name, "psnr")
+        }
+        own = of.pop("paper")
+        gains.append(100 * (own / max(of.values()) - 1))
+    assert sum(gains) / 5 == pytest.approx(9.71, abs=0.005)
+
+
+def test_systems_are_found_by_file_name(tmp_path, monkeypatch):
+    assert paper_tables.systems() == ["ccpgan"]
+    assert paper_tables.rows("nobody") == []
+    monkeypatch.setattr(paper_tables, "FOLDER", tmp_path)
+    head = "method,dataset,bin,region,metric,value,sd,n\n"
+    line = "paper,flair,square,image,psnr,29.47,,44\n"
+    (tmp_path / "ipa_medgan_table1.csv").write_text(head + line)
+    assert paper_tables.systems() == ["ipa_medgan"]
+    (row,) = paper_tables.rows("ipa_medgan")
+    assert (row["value"], row["sd"], row["n"]) == (29.47, None, 44)
+    (tmp_path / "ipa_medgan_table2.csv").write_text("method,value\npaper,1\n")
+    with pytest.raises(ValueError, match=r"ipa_medgan_table2\.csv: columns must be"):
+        paper_tables.rows("ipa_medgan")
+
+
+def test_the_room_loads_without_jax_or_the_extra():
+    code = (
+        "import sys, jaxinpaint.report.page;"
+        "print([m for m in ('jax', 'matplotlib', 'jinja2') if m in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"
