@@ -6,6 +6,7 @@ casts dtypes in silence. So every step also holds a manifest (`core/manifest.py`
 a step is read to the host, compared with it, and only then placed on devices.
 """
 
+import asyncio
 import contextlib
 import datetime
 import fcntl
@@ -28,7 +29,9 @@ from jaxinpaint.core import manifest
 from jaxinpaint.core.manifest import DamagedCheckpointError
 from jaxinpaint.core.system import Tree, Variables
 
-_REMOVED = "removed"  # steps that retention dropped, deleted at the next wait
+# Steps that retention drops are renamed into here and deleted at the next wait, so
+# that a kill in between leaves no half-deleted step among the listed ones.
+_REMOVED = "removed"
 _LOCK = "writer.lock"
 
 
@@ -89,6 +92,7 @@ class Checkpoints:
         self._retention = _Retention(keep_latest, keep_best, best)
         self._lock = _lock(self._directory)
         try:
+            self._purge("*.orbax-checkpoint-tmp*", _REMOVED)
             for step in _steps(self._directory):
                 with contextlib.suppress(DamagedCheckpointError):
                     content = _read_manifest(self._directory, step)
@@ -97,12 +101,11 @@ class Checkpoints:
                 self._directory,
                 options=ocp.CheckpointManagerOptions(
                     enable_async_checkpointing=True,
-                    cleanup_tmp_directories=True,
+                    cleanup_tmp_directories=True,  # also on stores without rename
                     preservation_policy=self._retention,
                     todelete_subdir=_REMOVED,
                 ),
             )
-            self._purge()
         except BaseException:
             self._unlock()
             raise
@@ -240,7 +243,7 @@ class Checkpoints:
                 f"({manifest.reason(error)}); steps {_steps(self._directory)} are "
                 "intact. Is there space left?"
             ) from error
-        self._purge()
+        self._purge(_REMOVED)
 
     def close(self) -> None:
         """Waits as `wait`, then lets another run write here."""
@@ -257,11 +260,11 @@ class Checkpoints:
             os.close(self._lock)
             self._lock = None
 
-    def _purge(self) -> None:
-        # Retention renames a step before it is deleted here, so that a kill in
-        # between leaves no half-deleted step among the listed ones.
+    def _purge(self, *patterns: str) -> None:
         if jax.process_index() == 0:
-            shutil.rmtree(self._directory / _REMOVED, ignore_errors=True)
+            for pattern in patterns:
+                for path in self._directory.glob(pattern):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _set_aside(self, step: int) -> str:
         names = [f"{step}.corrupt"] + [f"{step}.corrupt-{i}" for i in range(2, 100)]
@@ -343,6 +346,26 @@ class _Retention:
         return [step in kept for step in steps]
 
 
+class _Reader(ocp.type_handlers.NumpyHandler):
+    """Reads every leaf to its end before it tells that one failed.
+
+    Orbax closes its event loop at the first failure, and the reads still in flight
+    then complain from other threads.
+    """
+
+    async def deserialize(self, infos: Sequence, args: Sequence | None = None) -> list:
+        each = args or [None] * len(infos)
+        reads = [
+            super(_Reader, self).deserialize([info], [arg] if arg else None)
+            for info, arg in zip(infos, each, strict=True)
+        ]
+        results: list[Any] = await asyncio.gather(*reads, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [array for (array,) in results]
+
+
 class _Part(NamedTuple):
     """What to read of a step: the leaves of `template`, below `prefix`.
 
@@ -406,10 +429,12 @@ def _read(directory: pathlib.Path, step: int, part: _Part) -> tuple[dict, Tree]:
         saved = {k: v for k, v in saved.items() if tuple(k.split("/")[:2]) in networks}
     manifest.refuse_mismatch(where, saved, asked)
     to_numpy = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in asked}
-    with (
-        manifest.damage_of(where),
-        contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler,
-    ):
+    reader = ocp.PyTreeCheckpointHandler(
+        type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+            (np.ndarray, _Reader()), (jax.Array, ocp.type_handlers.ArrayHandler())
+        )
+    )
+    with manifest.damage_of(where), contextlib.closing(reader) as handler:
         host = handler.restore(
             directory / str(step) / "state",
             args=ocp.args.PyTreeRestore(
