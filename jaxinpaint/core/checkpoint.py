@@ -382,8 +382,6 @@ def _find(
 ) -> tuple[Restored, dict[int, str]]:
     """Reads the step asked for, or the newest good one, the same on all processes."""
     shardings = jax.tree.broadcast(shardings, part.template)
-    # A sharding that does not divide a leaf is no damage: it must show up here.
-    jax.tree.map(lambda x, s: s.shard_shape(x.shape), part.template, shardings)
     damaged: dict[int, str] = {}
     while True:
         steps = [n for n in _steps(directory) if n not in damaged]

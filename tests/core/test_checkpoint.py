@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxinpaint.core.checkpoint import Checkpoints, restore_variables
-from jaxinpaint.core.manifest import DamagedCheckpointError
+from jaxinpaint.core.manifest import DamagedCheckpointError, copy_to_host
 from jaxinpaint.core.system import TrainState
 
 OPTIONS = dict(save_every=1, keep_latest=2, keep_best=0, best=("psnr", "max"))
@@ -107,6 +107,13 @@ def test_what_is_saved_is_the_state_at_the_call(tmp_path):
             # A restored state is donated as well, and warns if it cannot be.
             again = jax.block_until_ready(step(got.state))
             np.testing.assert_array_equal(again["v"], 2 * number)
+
+
+def test_the_host_copy_shares_no_memory_with_the_state():
+    state = {"w": jnp.arange(5000.0)}
+    host = copy_to_host("test", state)["w"]
+    np.testing.assert_array_equal(host, np.arange(5000.0))
+    assert not np.shares_memory(host, np.asarray(state["w"]))
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
