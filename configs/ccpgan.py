@@ -99,6 +99,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "score_precision": "highest",
         "value_precision": "default",
         "query_block_rows": 0,
+        "restrict_queries": False,
     }
     config.loss = {
         "coarse_alpha": 1.2,  # R26

@@ -230,7 +230,8 @@ class Generator(nn.Module):
             return SerialPathway(self.width, self.channels, self.dtype, name=name)
 
         reference, features, guides = pathway("n_ref")(
-            jnp.concatenate([neighbor, ones, mask], axis=-1), None  # R4
+            jnp.concatenate([neighbor, ones, mask], axis=-1),
+            None,  # R4
         )
         damaged, _, _ = pathway("n_d")(
             jnp.concatenate([masked, ones, mask], axis=-1), guides

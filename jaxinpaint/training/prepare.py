@@ -35,8 +35,7 @@ def check_spec(
         shape = (rows // processes, *rest)
         if batch[name].shape != shape:
             raise ShapeMismatchError(
-                f"{where}: {name} must be {list(shape)}, got "
-                f"{list(batch[name].shape)}."
+                f"{where}: {name} must be {list(shape)}, got {list(batch[name].shape)}."
             )
         if str(batch[name].dtype) not in (*HALF, str(want.dtype)):
             raise DTypeError(

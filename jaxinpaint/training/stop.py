@@ -2,6 +2,7 @@
 
 import signal
 from types import FrameType, TracebackType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -19,7 +20,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self.before: dict[signal.Signals, signal.Handlers] = {}
+        self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         several = jax.process_count() > 1

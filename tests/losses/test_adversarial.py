@@ -54,7 +54,9 @@ def test_gradient_is_reverse_over_reverse():
     got, got_grad = jax.value_and_grad(ours)(params)
     np.testing.assert_allclose(got, want, rtol=1e-6)
     for name in params:
-        np.testing.assert_allclose(got_grad[name], want_grad[name], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            got_grad[name], want_grad[name], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_no_hole_is_finite():

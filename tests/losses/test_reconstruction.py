@@ -27,5 +27,7 @@ def test_shapes_must_agree():
 
 def test_discount_by_hand():
     # side 4: the nearer border is 0, 1, 2, 1 away; the larger factor counts.
-    want = np.float32([[1, 1, 1, 1], [1, 0.5, 0.5, 0.5], [1, 0.5, 0.25, 0.5], [1, 0.5, 0.5, 0.5]])
+    want = np.float32(
+        [[1, 1, 1, 1], [1, 0.5, 0.5, 0.5], [1, 0.5, 0.25, 0.5], [1, 0.5, 0.5, 0.5]]
+    )
     np.testing.assert_allclose(spatial_discount(4, 0.5)[..., 0], want)

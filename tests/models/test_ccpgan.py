@@ -63,9 +63,15 @@ def test_valid_pixels_stay_bit_for_bit(small):
     apply, params, image, neighbor, mask = small
     out = apply(params, image, neighbor, mask)
     valid = mask == 0
-    np.testing.assert_array_equal(np.where(valid, out["completed"], 0), np.where(valid, image, 0))
-    np.testing.assert_array_equal(np.where(valid, 0, out["completed"]), np.where(valid, 0, out["refined"]))
-    np.testing.assert_array_equal(out["coarse"], np.maximum(out["damaged"], out["reference"]))
+    np.testing.assert_array_equal(
+        np.where(valid, out["completed"], 0), np.where(valid, image, 0)
+    )
+    np.testing.assert_array_equal(
+        np.where(valid, 0, out["completed"]), np.where(valid, 0, out["refined"])
+    )
+    np.testing.assert_array_equal(
+        out["coarse"], np.maximum(out["damaged"], out["reference"])
+    )
 
 
 def test_the_hole_is_never_read(small):

@@ -86,7 +86,7 @@ def test_golden_images(out):
         ("refined", 0.001448777),
         ("completed", 0.021747547),
     ):
-        close(np.mean(out[name], dtype=np.float64), mean)
+        close(np.asarray(out[name], np.float64).mean(), mean)
     close(out["coarse"][0, 20, 20], [0.53095946, 0.24463521, -0.05022431])
     close(out["refined"][0, 20, 20], [-0.53354579, 0.33232166, 0.42277320], 1e-5)
     close(out["refined"][1, 30, 30], [-0.43136563, -0.21476613, 1], 1e-5)
@@ -164,8 +164,16 @@ def test_golden_scores_and_slopes(case, out):
         + (t[1],),
     }
     want = {
-        "critic_global": ([0.72446267, 0.63704247], [0.76041517, 0.25347375], [0.34582359, 0.29171303]),
-        "critic_local": ([-0.65598273, -0.26480883], [0.06880315, -0.12876036], [0.39835680, 0.37847499]),
+        "critic_global": (
+            [0.72446267, 0.63704247],
+            [0.76041517, 0.25347375],
+            [0.34582359, 0.29171303],
+        ),
+        "critic_local": (
+            [-0.65598273, -0.26480883],
+            [0.06880315, -0.12876036],
+            [0.39835680, 0.37847499],
+        ),
     }
     for name, (real, fake, hole, mix) in places.items():
         score = lambda x, name=name: critic.apply({"params": critics[name]}, x)
@@ -188,10 +196,10 @@ def test_the_sampler_s_own_box_comes_back():
     size, box = 64, 32
     masks, want = np.zeros((50, size, size, 1)), []
     for mask in masks:
-        t, l = rng.integers(0, size - box + 1, 2)
+        top, left = rng.integers(0, size - box + 1, 2)
         a, b = rng.integers(0, 5, 2)
-        mask[t + a : t + box - a, l + b : l + box - b] = 1
-        want.append([t, l])
+        mask[top + a : top + box - a, left + b : left + box - b] = 1
+        want.append([top, left])
     np.testing.assert_array_equal(corner_of(masks, box), want)
 
 
@@ -205,7 +213,7 @@ def test_no_box_misses_the_hole():
     # Two far corners: their bounding box's centre holds nothing.
     mask = np.zeros((1, 64, 64, 1))
     mask[0, :4, :4] = mask[0, 60:, 58:] = 1
-    (top, left), = corner_of(mask, 16)
+    ((top, left),) = corner_of(mask, 16)
     assert mask[0, top : top + 16, left : left + 16].sum() == 24
 
 
