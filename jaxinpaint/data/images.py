@@ -301,7 +301,7 @@ def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> Iterator[np.ndarr
             count = series.shape[0] if len(series.axes.rstrip("S")) == 3 else 1
             if count > MAX_SECTIONS:
                 raise ImageFileError(f"{name}: has more than {MAX_SECTIONS} pages.")
-            _check_tiff_page(tiff, series.keyframe, name, max_pixels, size)
+            _check_tiff_page(series.keyframe, name, max_pixels)
             if len(series.pages) == count:
                 for index in range(count):
                     page = series.pages[index]
@@ -335,13 +335,7 @@ def _tiff_pixels(pixels: np.ndarray, shape: tuple[int, ...], name: str) -> np.nd
     return np.ascontiguousarray(pixels)
 
 
-def _check_tiff_page(
-    tiff: tifffile.TiffFile,
-    page: tifffile.TiffPage,
-    name: str,
-    max_pixels: int,
-    size: int,
-) -> None:
+def _check_tiff_page(page: tifffile.TiffPage, name: str, max_pixels: int) -> None:
     """Refuses from the header what would be too large or misread."""
     expect_pixels(name, page.imagelength, page.imagewidth, max_pixels)
     bits = page.bitspersample

@@ -20,15 +20,18 @@ def noise(*shape, dtype=np.uint8, seed=0):
     return np.random.default_rng(seed).integers(0, top, shape, dtype, endpoint=True)
 
 
-def png(height, width, depth, colour, data):
-    """A PNG by hand: signature, header, data, end."""
+def png(height, width, depth, colour, data, extra=None):
+    """A PNG by hand: signature, header, perhaps one chunk more, data, end."""
 
     def chunk(kind, body):
         crc = struct.pack(">I", zlib.crc32(kind + body))
         return struct.pack(">I", len(body)) + kind + body + crc
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data))
+    parts = chunk(b"IHDR", header)
+    if extra:
+        parts += chunk(*extra)
+    parts += chunk(b"IDAT", zlib.compress(data))
     return b"\x89PNG\r\n\x1a\n" + parts + chunk(b"IEND", b"")
 
 
@@ -52,6 +55,14 @@ def test_sixteen_bit_grey_by_hand(tmp_path):
     assert got.dtype == np.uint16 and got[0, :, 0].tolist() == [1, 256, 65535]
 
 
+def test_sixteen_bit_grey_with_a_transparent_level_is_refused(tmp_path):
+    data = b"\0" + struct.pack(">3H", 1, 256, 65535)
+    level = (b"tRNS", struct.pack(">H", 256))
+    (tmp_path / "a.png").write_bytes(png(1, 3, 16, 0, data, level))
+    with pytest.raises(ImageFileError, match=r"a\.png: Pillow mode I;16"):
+        images.read_image(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("colour, samples", [(2, 3), (4, 2), (6, 4)])
 def test_sixteen_bit_colour_is_refused(tmp_path, colour, samples):
     data = b"\0" + bytes(2 * samples)
@@ -68,6 +79,12 @@ def test_a_bomb_is_refused_at_once(tmp_path):
         with pytest.raises(ImageFileError, match=r"a\.png.*pixels"):
             images.read_image(tmp_path / "a.png")
         assert time.perf_counter() - start < 1.0
+
+
+def test_pillows_own_limit_is_an_error_not_a_warning(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(10000, 10000, 8, 0, bytes(1000)))
+    with pytest.raises(ImageFileError, match=r"a\.png.*decompression bomb"):
+        images.read_image(tmp_path / "a.png", 200_000_000)
 
 
 def test_the_limit_is_height_times_width(tmp_path):
@@ -133,6 +150,30 @@ def test_a_tiff_stack_is_read_page_by_page(tmp_path, dtype, compression):
     got = list(images.read_sections(images.list_sections(path)))
     assert [name for name, _ in got] == [f"vnc_{z:04d}" for z in range(5)]
     np.testing.assert_array_equal([p[..., 0] for _, p in got], stack)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tiff_cut_short_is_refused(tmp_path, compression):
+    path = tmp_path / "a.tif"
+    stack = noise(3, 40, 50)
+    tifffile.imwrite(path, stack, photometric="minisblack", compression=compression)
+    with tifffile.TiffFile(path) as tiff:
+        data, end = path.read_bytes(), tiff.pages[2].dataoffsets[0] + 100
+    path.write_bytes(data[:end])
+    with pytest.raises(ImageFileError, match=r"a\.tif"):
+        list(images.read_sections((path,)))
+
+
+def test_a_tiff_without_data_is_not_filled_with_zeros(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise(64, 64), compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        where = tiff.pages[0].tags["StripByteCounts"].valueoffset
+    data = bytearray(path.read_bytes())
+    data[where : where + 4] = bytes(4)
+    path.write_bytes(data)
+    with pytest.raises(ImageFileError, match="cut short"):
+        images.read_image(path)
 
 
 def test_a_big_endian_imagej_stack_and_a_colour_stack(tmp_path):
