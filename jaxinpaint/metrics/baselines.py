@@ -192,15 +192,18 @@ def _opencv(
     hole = _hole(where, image, mask)
     _expect_valid_pixel(where, hole)
     cv2 = _import_opencv(where)
+    # OpenCV mistakes hole pixels in the first two rows and columns for valid ones
+    # (opencv#25389), so that the truth under the hole leaks into its fill. A frame of
+    # hole pixels around the image cures that, and what is under the hole is blanked.
+    frame = ((1, 1), (1, 1), (0, 0))
+    framed = np.pad(constant(image, mask), frame, mode="edge")
+    framed_hole = np.pad(hole.astype(np.uint8), frame[:2], constant_values=1)
     together = image.dtype == np.uint8 and image.shape[2] in (1, 3)
-    parts = [image] if together else np.split(image, image.shape[2], axis=2)
+    parts = [framed] if together else np.split(framed, image.shape[2], axis=2)
     filled = [
         cv2.inpaint(
-            np.ascontiguousarray(part),
-            hole.astype(np.uint8),
-            radius,
-            getattr(cv2, method),
+            np.ascontiguousarray(part), framed_hole, radius, getattr(cv2, method)
         ).reshape(part.shape)
         for part in parts
     ]
-    return _composite(image, hole, np.concatenate(filled, axis=2))
+    return _composite(image, hole, np.concatenate(filled, axis=2)[1:-1, 1:-1])

@@ -49,9 +49,10 @@ def image_metric(
 ) -> Metric:
     """Makes the metric that averages a score of single images.
 
-    Every image's own score is kept, so the result does not depend on how the images
-    are split into batches or over devices: sums are correctly rounded (`math.fsum`).
-    A batch is read back when the next one has been sent.
+    Every image's own score is kept, and sums over images are correctly rounded
+    (`math.fsum`), so that order, batches, padding and devices change nothing. (Within
+    an image, a program compiled for another batch size may add in another order: the
+    last bit of a float32.) A batch is read back when the next one has been sent.
 
     Args:
       score: (truth, prediction, region) -> [B] float32; jitted here. Bind the range

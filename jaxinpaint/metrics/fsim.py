@@ -32,6 +32,7 @@ SILENCE = 1e-4
 FLAT_WEIGHT = 1e-7
 
 
+@jax.jit
 def fsim(
     truth: jax.Array, prediction: jax.Array, region: jax.Array, *, data_range: float
 ) -> jax.Array:
@@ -65,6 +66,7 @@ def fsim(
     return _pool(similarity, weight, region)
 
 
+@jax.jit
 def fsimc(
     truth: jax.Array, prediction: jax.Array, region: jax.Array, *, data_range: float
 ) -> jax.Array:
@@ -208,6 +210,7 @@ def _median(values: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(low, jnp.float32)
 
 
+@jax.jit
 def phase_congruency(image: jax.Array) -> jax.Array:
     """Phase congruency of [B, H, W] in grey levels 0..255.
 

@@ -49,6 +49,7 @@ def region_mean(values: jax.Array, region: jax.Array) -> jax.Array:
     return total / (jnp.sum(region, axis=(1, 2, 3)) * values.shape[3])
 
 
+@jax.jit
 def mse(
     truth: jax.Array, prediction: jax.Array, region: jax.Array, *, data_range: float
 ) -> jax.Array:
@@ -71,6 +72,7 @@ def mse(
     return region_mean(error**2, region) * data_range**2
 
 
+@jax.jit
 def mae(
     truth: jax.Array, prediction: jax.Array, region: jax.Array, *, data_range: float
 ) -> jax.Array:
@@ -84,6 +86,7 @@ def mae(
     return region_mean(error, region) * data_range
 
 
+@jax.jit
 def psnr(
     truth: jax.Array, prediction: jax.Array, region: jax.Array, *, data_range: float
 ) -> jax.Array:

@@ -33,6 +33,7 @@ def _ssim_map(truth: jax.Array, prediction: jax.Array, data_range: float) -> jax
     )
 
 
+@jax.jit
 def ssim(
     truth: jax.Array, prediction: jax.Array, region: jax.Array, *, data_range: float
 ) -> jax.Array:
@@ -64,6 +65,7 @@ def ssim(
     return region_mean(_ssim_map(truth, prediction, data_range), inner)
 
 
+@jax.jit
 def ssim_eq7(
     truth: jax.Array, prediction: jax.Array, region: jax.Array, *, data_range: float
 ) -> jax.Array:
@@ -102,6 +104,7 @@ def ssim_eq7(
     return jnp.mean(luminance * structure, axis=(1, 2, 3))
 
 
+@jax.jit
 def ms_ssim(truth: jax.Array, prediction: jax.Array, *, data_range: float) -> jax.Array:
     """Structural similarity at five scales, of the whole image.
 

@@ -1,6 +1,6 @@
 """Separable filters and block means of images."""
 
-from collections.abc import Sequence
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,9 @@ def gaussian_taps(size: int, sigma: float) -> tuple[float, ...]:
     return tuple((taps / taps.sum()).tolist())
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def separable(
-    image: jax.Array, rows: Sequence[float], columns: Sequence[float]
+    image: jax.Array, rows: tuple[float, ...], columns: tuple[float, ...]
 ) -> jax.Array:
     """Correlates every channel with an outer product, where it lies inside the image.
 
@@ -49,7 +50,7 @@ def separable(
     return image
 
 
-def _correlate(image: jax.Array, taps: Sequence[float], axis: int) -> jax.Array:
+def _correlate(image: jax.Array, taps: tuple[float, ...], axis: int) -> jax.Array:
     weights = jnp.asarray(taps, image.dtype)
     length = image.shape[axis] - len(taps) + 1
 
