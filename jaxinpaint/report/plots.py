@@ -149,6 +149,8 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_GRID)
     axes.grid(axis="y", color=_GRID, linewidth=0.6)
+    # A number of ticks that the layout cannot change, or its labels outgrow the margin.
+    axes.locator_params(nbins=5)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_GRID, labelcolor=_INK, labelsize=9, length=3)
     axes.xaxis.label.set(color=_INK, fontsize=9)
@@ -169,7 +171,7 @@ def _svg(figure: Any) -> str:
     text = text[text.index("<svg") :]
     head, _, body = text.partition(">")
     head = re.sub(r' (width|height)="[^"]*"', "", head)
-    body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
+    body = re.sub(r"font-family: [^;\"]*; ", "", body)
     body = body.replace(_INK, "currentColor").replace(_GRID, "var(--rule, #c8c8c8)")
     for index, colour in enumerate(COLOURS):
         body = body.replace(colour, f"var(--series-{index}, {colour})")

@@ -321,7 +321,8 @@ def test_an_equal_score_is_not_below():
 
 def test_a_score_that_is_no_number_is_below():
     rows = fake_rows()
-    rows[0]["value"] = math.nan
+    assert rows[2]["metric"] == "mae"  # where the best possible number is 0
+    rows[2]["value"] = math.nan
     assert set(scores.below(rows, "ccpgan")) == set(METHODS) - {"ccpgan"}
 
 

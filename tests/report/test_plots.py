@@ -6,6 +6,7 @@ import pytest
 
 from jaxinpaint.report import plots
 
+SVG = "http://www.w3.org/2000/svg"
 RECORDS = [
     {"step": 0, "loss/generator": 4.0, "loss/critic": -1.0, "note": "x"},
     {"step": 10, "loss/generator": 2.0, "eval/psnr": 20.0, "speed/images": None},
@@ -18,7 +19,7 @@ def points(svg, colour):
     root = ElementTree.fromstring(svg)
     found = [
         (float(use.get("x")), float(use.get("y")))
-        for use in root.iter("{http://www.w3.org/2000/svg}use")
+        for use in root.iter(f"{{{SVG}}}use")
         if f"fill: {colour}" in use.get("style", "")
     ]
     return np.array(found)
@@ -78,6 +79,25 @@ def test_plots_take_the_ink_of_the_page():
     assert svg.startswith("<svg") and svg.endswith("</svg>")
     assert "currentColor" in svg and "#010203" not in svg and "#010204" not in svg
     assert 'width="' not in svg.partition(">")[0] and "viewBox" in svg
+
+
+@pytest.mark.parametrize(
+    "values", [(10.4, 17.0, 23.0), (28.4, 35.0, 41.0), (-0.031, 0.1, 0.2), (0, 9, 1e4)]
+)
+def test_no_label_is_cut(values):
+    rows = [
+        {"method": "a", "bin": b, "value": v}
+        for b, v in zip("sml", values, strict=True)
+    ]
+    svg = plots.score_by_hole(rows, methods=["a"], bins=list("sml"), ratios={"s": 0.1})
+    ends = [
+        (float(text.get("x")), len(text.text))
+        for text in ElementTree.fromstring(svg).iter(f"{{{SVG}}}text")
+        if "text-anchor: end" in text.get("style")
+    ]
+    assert len(ends) >= 2
+    for right, letters in ends:
+        assert right - letters * 9 * 0.55 > 0  # 9 px letters, about 0.55 wide
 
 
 def test_two_plots_share_no_name():
