@@ -29,6 +29,8 @@ def main(argv: list[str]) -> None:
     """Parses, builds and trains; exits with the code of the run."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # the libraries tell every save
     if PROCESSES.value > 1:
         jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     config = CONFIG.value

@@ -33,7 +33,8 @@ def guarded(update: Update) -> Update:
         leaves = [*jax.tree.leaves(new), *scalars.values()]
         floats = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
         good = jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
-        kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+        # A conditional, since one select a leaf takes XLA minutes to compile on CPU.
+        kept = jax.lax.cond(good, lambda a, b: a, lambda a, b: b, new, state)
         kept = TrainState(new.step, kept.variables, kept.opt_state)
         return kept, {**scalars, "bad_update": 1.0 - good.astype(jnp.float32)}
 
