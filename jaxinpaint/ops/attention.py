@@ -296,11 +296,8 @@ def _weights(
     if not options.exclude_masked_keys:
         factor = keep.astype(scores.dtype)
         return jax.nn.softmax(scores * factor, axis=-1) * factor
-    # An empty softmax is 0 / 0, and so is its gradient: where no key is valid all
-    # are let in, and the weights multiplied by zero.
-    some = keep.any(axis=-1, keepdims=True)
-    weights = jax.nn.softmax(scores, axis=-1, where=keep | ~some)
-    return weights * some.astype(scores.dtype)
+    # With no valid key at all, `where` gives zeros, and zero gradients.
+    return jax.nn.softmax(scores, axis=-1, where=keep)
 
 
 def _paste(

@@ -165,6 +165,18 @@ def test_every_option_agrees_with_patches_in_float64(case):
                 assert worst <= 1e-10, (options, name, worst)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1e-5])
+def test_patch_norms_stop_at_eps(scale):
+    (height, width), mask, _ = CASES["square"]
+    features, neighbor = (scale * x for x in draw(height, width, 3))
+    want = literal(features[0], neighbor[0], mask[0], None, PERCEIVE)
+    with jax.enable_x64(True):
+        arrays = [jnp.asarray(x) for x in (features, neighbor, mask)]
+        got = context_perceive_details(*arrays, None, PERCEIVE)
+    np.testing.assert_allclose(got.scores[0], want[2], atol=1e-12)
+    assert (np.abs(want[2]).max() < 1) == (scale == 1e-5)  # the floor is felt
+
+
 @pytest.mark.parametrize("size", [(32, 32, 32), (64, 48, 16)])
 def test_float32_agrees_with_patches(size):
     height, width, channels = size
@@ -256,13 +268,17 @@ def test_valid_cells_come_back_bit_for_bit():
     assert not np.array_equal(got, features)
 
 
-# Squares inside the grid, a side that does not divide it, whole rows.
+EVERYWHERE = {"composite": False, "mask_foreground": False}
+
+
+# Squares inside the grid, a side that does not divide it, whole rows. Every output
+# cell counts in the first and third, those on the seams of the grid among them.
 @pytest.mark.parametrize(
     ("size", "side", "changes"),
     [
-        ((40, 44), 4, {}),
+        ((40, 44), 4, EVERYWHERE),
         ((44, 40), 7, {"restrict_queries": True}),
-        ((48, 12), 5, {"fuse": False, "composite": False}),
+        ((48, 12), 5, EVERYWHERE),
         ((28, 12), 4, {"use_neighbor": False, "exclude_masked_keys": False}),
     ],
 )
@@ -279,7 +295,8 @@ def test_blocks_equal_the_whole(size, side, changes):
         (_, out), grads = quick(grad)(features, neighbor)
         return out, *grads
 
-    options = PERCEIVE._replace(**changes, query_block_rows=side)
+    # A flat softmax, so that every score counts and not the best one alone.
+    options = PERCEIVE._replace(**changes, query_block_rows=side, softmax_scale=0.5)
     whole = options._replace(query_block_rows=0, restrict_queries=False)
     for got, want in zip(value_and_grads(options), value_and_grads(whole), strict=True):
         scale = float(jnp.abs(want).max())
