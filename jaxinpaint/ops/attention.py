@@ -6,8 +6,7 @@ resolution, a 3 x 3 patch product is a sum of pixel products along diagonals,
     P[q, k] = sum over u, v in {-1, 0, 1} of <X[q + (u, v)], b[k + (u, v)]>
 
 so every step is one matrix product or a sum of shifted copies of a score matrix
-[queries, keys]. Shifts are done on flat row-major indices: +1 is one column on,
-+width one row down, and what leaves the matrix reads as zero.
+(`ops/diagonal.py`).
 """
 
 import functools
@@ -25,9 +24,18 @@ from jaxinpaint.core.checks import (
     expect_multiple,
     expect_shape,
 )
-
-_SCORE_HALO = 3  # patch product 1, row-major propagation 1, column-major 1
-_PASTE_HALO = 1  # a pasted cell reads the weights of its neighbours
+from jaxinpaint.ops.diagonal import (
+    PASTE_HALO,
+    Blocks,
+    Cells,
+    block_index,
+    column_sum,
+    find_steps,
+    plan_blocks,
+    propagate,
+    row_sum,
+    whole_grid,
+)
 
 
 class AttentionOptions(NamedTuple):
@@ -123,18 +131,6 @@ class _Inputs(NamedTuple):
     valid: jax.Array  # [B, G * K] bool
     values: jax.Array  # [2, 2, B, G * K, C], by parity of row and column
     grid: tuple[int, int]
-
-
-class _Cells(NamedTuple):
-    """Query cells in a rectangle `width` wide, and which of their steps exist.
-
-    Each mask is [1, T, 1, 1], 1 where the step stays in the grid. A rectangle that
-    is the grid needs no row masks (`whole`), for rows that leave it leave the array.
-    """
-
-    width: int
-    whole: bool
-    steps: dict[str, jax.Array]  # "up down left right first last"
 
 
 def _box_sum(x: jax.Array) -> jax.Array:
@@ -265,96 +261,10 @@ def _prepare(
     )
 
 
-def _steps(index: np.ndarray, grid: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Which steps exist at flat grid indices; axes are added around the last one."""
-    rows, columns = np.divmod(index, grid[1])
-    exists = {
-        "up": rows > 0,
-        "down": rows < grid[0] - 1,
-        "left": columns > 0,
-        "right": columns < grid[1] - 1,
-        "first": index > 0,
-        "last": index < grid[0] * grid[1] - 1,
-    }
-    return {name: step[..., None, :, None, None] for name, step in exists.items()}
-
-
-def _shift(x: jax.Array, query: int, key: int) -> jax.Array:
-    """out[b, q, g, k] = x[b, q + query, g, k + key], zero outside."""
-    none = (0, 0, 0)
-    config = (none, (-query, query, 0), none, (-key, key, 0))
-    return lax.pad(x, np.zeros((), x.dtype), config)
-
-
-def _row_sum(
-    x: jax.Array, taps: tuple[int, ...], cells: _Cells, grid: tuple[int, int]
-) -> jax.Array:
-    """Adds the scores `taps` rows on, in the query and in the key grid at once."""
-    total = x
-    for tap in taps:
-        moved = _shift(x, tap * cells.width, tap * grid[1])
-        if not cells.whole:
-            moved *= cells.steps["down" if tap > 0 else "up"].astype(x.dtype)
-        total += moved
-    return total
-
-
-def _column_sum(
-    x: jax.Array, taps: tuple[int, ...], cells: _Cells, grid: tuple[int, int]
-) -> jax.Array:
-    """Adds the scores `taps` columns on, in the query and in the key grid at once."""
-    keys = _steps(np.arange(grid[0] * grid[1]), grid)
-    total = x
-    for tap in taps:
-        name = "right" if tap > 0 else "left"
-        key_step = keys[name].reshape(1, 1, 1, -1).astype(x.dtype)
-        moved = _shift(x, tap, tap) * cells.steps[name].astype(x.dtype) * key_step
-        total += moved
-    return total
-
-
-def _next_in_column_order(x: jax.Array, axis: int, width: int, tap: int) -> jax.Array:
-    """Reads a whole grid's flat axis one place on in column-major order.
-
-    That is one row on, and from the last row the first row one column on; nothing
-    follows the last cell.
-    """
-    count = x.shape[axis]
-    part = functools.partial(lax.slice_in_dim, x, axis=axis)
-    nothing = jnp.zeros_like(part(0, 1))
-    if tap > 0:
-        pieces = [part(width, count), part(1, width), nothing]
-    else:
-        pieces = [nothing, part(count - width, count - 1), part(0, count - width)]
-    return jnp.concatenate(pieces, axis=axis)
-
-
-def _fuse(x: jax.Array, cells: _Cells, grid: tuple[int, int]) -> jax.Array:
-    """Propagates scores along the diagonals of both flattenings.
-
-    Source: CCPGAN specification, section 3.2, step 6 (R18).
-    """
-    step = {name: exists.astype(x.dtype) for name, exists in cells.steps.items()}
-    total = x
-    for tap, end in ((1, "last"), (-1, "first")):
-        moved = _shift(x, tap, tap)
-        total += moved if cells.whole else moved * step[end]
-    x = total
-    for tap, end, row in ((1, "last", "down"), (-1, "first", "up")):
-        if cells.whole:
-            moved = _next_in_column_order(x, 1, cells.width, tap)
-        else:  # beyond the last row a block goes on with the first, cyclically
-            near = _shift(x, tap * cells.width, 0)
-            wrapped = _shift(x, tap * (cells.width + 1), 0) * step[end]
-            moved = near * step[row] + wrapped * (1 - step[row])
-        total += _next_in_column_order(moved, 3, grid[1], tap)
-    return total
-
-
 def _scores(
     queries: jax.Array,
     query_gain: jax.Array,
-    cells: _Cells,
+    cells: Cells,
     inputs: _Inputs,
     options: AttentionOptions,
 ) -> jax.Array:
@@ -369,11 +279,11 @@ def _scores(
         preferred_element_type=query_gain.dtype,
     )
     x = x.reshape(batch, count, -1, grid[0] * grid[1])
-    x = _column_sum(_row_sum(x, (-1, 1), cells, grid), (-1, 1), cells, grid)
+    x = column_sum(row_sum(x, (-1, 1), cells), (-1, 1), cells)
     x = x * query_gain[:, :, None, None]
     x = x * inputs.key_gain.reshape(batch, 1, -1, x.shape[-1])
     if options.fuse:
-        x = _fuse(x, cells, grid)
+        x = propagate(x, cells)
     return x.reshape(batch, count, -1)
 
 
@@ -386,16 +296,13 @@ def _weights(
     if not options.exclude_masked_keys:
         factor = keep.astype(scores.dtype)
         return jax.nn.softmax(scores * factor, axis=-1) * factor
-    # An empty softmax is 0 / 0, and so is its gradient: where no key is valid all
-    # are let in, and the weights multiplied by zero.
-    some = keep.any(axis=-1, keepdims=True)
-    weights = jax.nn.softmax(scores, axis=-1, where=keep | ~some)
-    return weights * some.astype(scores.dtype)
+    # With no valid key at all, `where` gives zeros, and zero gradients.
+    return jax.nn.softmax(scores, axis=-1, where=keep)
 
 
 def _paste(
     weights: jax.Array,
-    cells: _Cells,
+    cells: Cells,
     crop: Any,
     inputs: _Inputs,
     options: AttentionOptions,
@@ -405,90 +312,53 @@ def _paste(
     batch, count, _ = weights.shape
     weights = weights.reshape(batch, count, -1, grid[0] * grid[1])
 
-    # Recomputed in the backward pass: four sums of the size of the scores.
-    @functools.partial(jax.checkpoint, static_argnums=(2,))
-    def phase(rows: jax.Array, values: jax.Array, tap: int) -> jax.Array:
-        x = crop(_column_sum(rows, (tap,), cells, grid))
+    def phase(rows: jax.Array, row: int, column: int) -> jax.Array:
+        x = crop(column_sum(rows, (2 * column - 1,), cells))
         return 0.25 * jnp.einsum(
             "bqk,bkc->bqc",
-            x.reshape(batch, x.shape[1], -1).astype(values.dtype),
-            values,
+            x.reshape(batch, x.shape[1], -1).astype(inputs.values.dtype),
+            inputs.values[row, column],
             precision=options.value_precision,
             preferred_element_type=weights.dtype,
         )
 
-    def row_phase(row: int) -> jax.Array:
-        rows = _row_sum(weights, (2 * row - 1,), cells, grid)
-        return jnp.stack(
-            [phase(rows, inputs.values[row, c], 2 * c - 1) for c in (0, 1)]
-        )
+    # Recomputed in the backward pass, or six sums as large as the scores would stay.
+    @functools.partial(jax.checkpoint, static_argnums=(1,))
+    def row_phase(weights: jax.Array, row: int) -> jax.Array:
+        rows = row_sum(weights, (2 * row - 1,), cells)
+        return jnp.stack([phase(rows, row, column) for column in (0, 1)])
 
-    return jnp.stack([row_phase(0), row_phase(1)])
+    return jnp.stack([row_phase(weights, row) for row in (0, 1)])
 
 
 def _whole(inputs: _Inputs, options: AttentionOptions) -> Perceived:
     """All queries at once; `output` is by phase, [2, 2, B, Q, C]."""
-    index = np.arange(inputs.grid[0] * inputs.grid[1])
-    steps = {name: jnp.asarray(s) for name, s in _steps(index, inputs.grid).items()}
-    cells = _Cells(inputs.grid[1], True, steps)
+    cells = whole_grid(inputs.grid)
     scores = _scores(inputs.queries, inputs.query_gain, cells, inputs, options)
     weights = _weights(scores, inputs.valid, options)
     pasted = _paste(weights, cells, lambda x: x, inputs, options)
     return Perceived(pasted, weights, scores)
 
 
-class _Blocks(NamedTuple):
-    """How the query grid falls into rectangles, in rows and columns of cells."""
-
-    size: tuple[int, int]
-    count: tuple[int, int]
-    halo: tuple[int, int]
-
-    def index(self, grid: tuple[int, int]) -> np.ndarray:
-        """Flat grid index [blocks, T] of every cell of a block and its halo.
-
-        Flat order runs on over row ends and, cyclically, over the grid's end, which
-        is where both flattenings of the propagation read on.
-        """
-        rows, columns = (
-            np.arange(n)[:, None] * size + np.arange(-halo, size + halo)
-            for n, size, halo in zip(self.count, self.size, self.halo, strict=True)
-        )
-        flat = rows[:, None, :, None] * grid[1] + columns[None, :, None, :]
-        return flat.reshape(len(rows) * len(columns), -1) % (grid[0] * grid[1])
-
-
-def _plan(grid: tuple[int, int], side: int) -> _Blocks | None:
-    """Square blocks of `side` cells, whole rows, or None where the grid is one."""
-    halo = _SCORE_HALO + _PASTE_HALO
-    fits = [side == 0 or side + 2 * halo >= n for n in grid]
-    if all(fits):
-        return None
-    width = grid[1] if fits[1] else side
-    rows = min(side, grid[0])
-    count = (-(-grid[0] // rows), -(-grid[1] // width))
-    return _Blocks((rows, width), count, (halo, 0 if fits[1] else halo))
-
-
 def _blockwise(
-    inputs: _Inputs, blocks: _Blocks, needed: jax.Array, options: AttentionOptions
+    inputs: _Inputs, blocks: Blocks, needed: jax.Array, options: AttentionOptions
 ) -> jax.Array:
     """As `_whole`, block after block; [2, 2, B, Q, C].
 
     Args:
       inputs: what `_prepare` made.
-      blocks: what `_plan` made.
+      blocks: what `plan_blocks` made.
       needed: [B, Q] bool, cells whose output counts, for `restrict_queries`.
       options: the layer's.
     """
     grid = inputs.grid
     batch, _, channels = inputs.queries.shape
-    index = blocks.index(grid)
+    index = block_index(blocks, grid)
     (rows, columns), (row_halo, column_halo) = blocks.size, blocks.halo
-    rim = (row_halo - _PASTE_HALO, max(column_halo - _PASTE_HALO, 0))
-    ring = (_PASTE_HALO, min(column_halo, _PASTE_HALO))
+    rim = (row_halo - PASTE_HALO, max(column_halo - PASTE_HALO, 0))
+    ring = (PASTE_HALO, min(column_halo, PASTE_HALO))
 
-    def crop(x: jax.Array, width: int, margin: tuple[int, int]) -> jax.Array:
+    def crop(x: Any, width: int, margin: tuple[int, int]) -> Any:
         cells = x.reshape(x.shape[0], -1, width, *x.shape[2:])
         inner = cells[:, margin[0] : cells.shape[1] - margin[0]]
         inner = inner[:, :, margin[1] : width - margin[1]]
@@ -498,12 +368,12 @@ def _blockwise(
         queries: jax.Array, gain: jax.Array, steps: dict[str, jax.Array]
     ) -> jax.Array:
         width = columns + 2 * column_halo
-        cells = _Cells(width, False, steps)
+        cells = Cells(grid, width, False, steps)
         scores = crop(_scores(queries, gain, cells, inputs, options), width, rim)
         weights = _weights(scores, inputs.valid, options)
         inner = {name: crop(step, width, rim) for name, step in steps.items()}
         width -= 2 * rim[1]
-        cells = _Cells(width, False, inner)
+        cells = Cells(grid, width, False, inner)
         return _paste(weights, cells, lambda x: crop(x, width, ring), inputs, options)
 
     def block(xs: tuple[Any, ...]) -> jax.Array:
@@ -520,13 +390,13 @@ def _blockwise(
         (
             jnp.moveaxis(inputs.queries[:, index], 1, 0),
             jnp.moveaxis(inputs.query_gain[:, index], 1, 0),
-            {name: jnp.asarray(s) for name, s in _steps(index, grid).items()},
+            {name: jnp.asarray(s) for name, s in find_steps(index, grid).items()},
             needed[:, own[..., 0]].any(axis=(0, 2)),
         ),
     )  # [blocks, 2, 2, B, rows * columns, C]
-    pasted = pasted.reshape(*blocks.count, 2, 2, batch, rows, columns, channels)
+    pasted = pasted.reshape(*blocks.number, 2, 2, batch, rows, columns, channels)
     pasted = pasted.transpose(2, 3, 4, 0, 5, 1, 6, 7).reshape(
-        2, 2, batch, blocks.count[0] * rows, blocks.count[1] * columns, channels
+        2, 2, batch, blocks.number[0] * rows, blocks.number[1] * columns, channels
     )
     inside = pasted[:, :, :, : grid[0], : grid[1]]
     return inside.reshape(2, 2, batch, -1, channels)
@@ -578,7 +448,7 @@ def context_perceive(
     FlowInpaint, Eq. 8 to 11, with `mask_foreground` and `use_neighbor` off.
     """
     inputs = _prepare(features, neighbor, mask, neighbor_mask, options)
-    blocks = _plan(inputs.grid, options.query_block_rows)
+    blocks = plan_blocks(inputs.grid, options.query_block_rows)
     if blocks is None:
         pasted = _whole(inputs, options).output
     else:
@@ -632,9 +502,9 @@ def check_keys(
         cells = np.asarray(holes, bool).reshape(
             batch, height // stride, stride, width // stride, stride
         )
-        padded = np.pad(cells.any(axis=(2, 4)), ((0, 0), (1, 1), (1, 1)))
+        padded = np.pad(cells.max(axis=(2, 4)), ((0, 0), (1, 1), (1, 1)))
         near = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
-        return ~near.any(axis=(3, 4)).all(axis=(1, 2))
+        return np.asarray((~near.max(axis=(3, 4))).any(axis=(1, 2)))
 
     own = any_key("mask", mask)
     other = (
