@@ -41,6 +41,7 @@ PRESETS = {
         "eval.crops_per_section": 4,
         "eval.masks.squares": (16, 32, 64),
         "eval.masks.half": False,
+        "eval.masks.centre": (),
         "eval.masks.irregular_ratios": (0.1, 0.3),
         "eval.masks.stroke_width": (6, 16),
     },
@@ -66,6 +67,7 @@ PRESETS = {
         "eval.crops_per_section": 1,
         "eval.masks.squares": (16,),
         "eval.masks.half": False,
+        "eval.masks.centre": (),
         "eval.masks.irregular_ratios": (0.3,),
         "eval.masks.stroke_width": (4, 8),
         "eval.batch_size": 2,
@@ -158,9 +160,10 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "least_size": 64,
         "panels": 3,  # worst, median and best, so many of each
         "masks": {
-            "squares": (32, 48, 64, 96, 128, 256, 384, 448),  # Table 1
+            "squares": (32, 48, 64, 96, 128, 256),  # Table 1
             "half": True,
-            "irregular_ratios": (0.1, 0.3, 0.5),
+            "centre": (384, 448),
+            "irregular_ratios": (),
             "stroke_width": (10, 28),
         },
     }

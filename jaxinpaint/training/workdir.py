@@ -27,23 +27,58 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
     """
     path = workdir / "config.json"
     if path.exists() and (workdir / "checkpoints").exists():
-        old, new = dict(flat(json.loads(path.read_text()))), dict(flat(to_json(config)))
-        changes = ", ".join(
-            f"{name} ({old.get(name)!r}, now {new.get(name)!r})"
-            for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name) and not name.startswith(FREE)
-        )
-        if changes:
-            raise ValueError(
-                f"train: {workdir} holds a run with another config: {changes}. Give "
-                "another --workdir, or the config it was begun with."
-            )
+        changes = differences(path, config)
+        refuse(workdir, {k: v for k, v in changes.items() if not k.startswith(FREE)})
     if jax.process_index() > 0:
         return
     (workdir / "images").mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(to_json(config), indent=2))
     write_atomically(workdir / "environment.json", json.dumps(environment(), indent=2))
     write_atomically(workdir / "command.txt", " ".join(sys.argv) + "\n")
+
+
+def check_same_model(workdir: Path, config: ConfigDict, keys: tuple[str, ...]) -> None:
+    """Checks that a config describes the model that a workdir holds.
+
+    Args:
+      workdir: of a run.
+      config: asked for.
+      keys: what makes the model, as beginnings of dotted keys.
+
+    Raises:
+      FileNotFoundError: no run was begun there.
+      ValueError: it is another model; names the keys.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{workdir} holds no run; train first with --workdir={workdir}."
+        )
+    changes = differences(path, config)
+    refuse(workdir, {k: v for k, v in changes.items() if k.startswith(keys)})
+
+
+def differences(path: Path, config: ConfigDict) -> dict[str, str]:
+    """What a config changes against a saved one, by dotted key."""
+    old, new = dict(flat(json.loads(path.read_text()))), dict(flat(to_json(config)))
+    return {
+        name: f"{name} ({old.get(name)!r}, now {new.get(name)!r})"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    }
+
+
+def refuse(workdir: Path, changes: dict[str, str]) -> None:
+    """Refuses another config than the run's.
+
+    Raises:
+      ValueError: there are changes.
+    """
+    if changes:
+        raise ValueError(
+            f"{workdir} holds a run with another config: {', '.join(changes.values())}."
+            " Give another --workdir, or the config it was begun with."
+        )
 
 
 def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
