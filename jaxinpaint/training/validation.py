@@ -12,6 +12,8 @@ from jaxinpaint.metrics.pixel import psnr
 from jaxinpaint.training.prepare import prepare
 from jaxinpaint.training.sharding import replicated, split
 
+COLUMNS = ("masked", "previous", "neighbor", "following", "completed", "image")
+
 
 class Validation:
     """Scores `predict` on one batch, which every process holds whole."""
@@ -35,18 +37,12 @@ class Validation:
             truth, made = ((x + 1.0) / 2.0 for x in (batch["image"], out["completed"]))
             region = batch.get("mask", jnp.ones_like(truth[..., :1]))
             value = psnr(truth, made, region, data_range=1.0).mean()
-            masked = jnp.where(region > 0, 0.0, batch["image"])
-            guides = {
-                name: batch[name]
-                for name in ("previous", "neighbor", "following")
-                if name in batch
-            }
-            return value, {
-                "masked": masked,
-                **guides,
+            shown = {
+                **batch,
+                "masked": jnp.where(region > 0, 0.0, batch["image"]),
                 "completed": out["completed"],
-                "image": batch["image"],
             }
+            return value, {name: shown[name] for name in COLUMNS if name in shown}
 
         self.score = jax.jit(score, out_shardings=replicated(mesh))
 
@@ -55,5 +51,9 @@ class Validation:
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """The scores, and the images [B, H, W, C] of a panel, left to right."""
         value, images = self.score(variables, frozen, self.batch, self.key)
-        shown = {name: np.asarray(jax.device_get(x)) for name, x in images.items()}
+        shown = {
+            name: np.asarray(jax.device_get(images[name]))
+            for name in COLUMNS
+            if name in images
+        }
         return {"eval/psnr": float(jax.device_get(value))}, shown
