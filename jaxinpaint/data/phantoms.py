@@ -2,7 +2,9 @@
 
 The demos' and the tests' only data. A volume of cells, membranes, mitochondria and
 vesicles is cut into sections; each section is then bent, stained and photographed on
-its own, so that a neighbour is a guide that has to be aligned and matched first.
+its own. The stack stands for a registered one, as the papers' are: what is left of the
+bending moves a neighbour by about 2 pixels, and its stain is uneven, so that a guide
+has to be aligned and matched in brightness first.
 
 Lengths are pixels of about 5 nm, whatever the size of the image; one section is one
 unit of z. Only additions, products, divisions and square roots decide a pixel, never
@@ -17,6 +19,16 @@ import numpy as np
 
 CELL = 31.0  # mean distance of neighbouring cells
 MARGIN = 48  # cells are laid out this far beyond the image
+
+# What registration left of the bending: standard deviations, in pixels, along x and y.
+SLOW = 3.0  # smooth in the plane and along z
+OWN = 0.8  # smooth in the plane, each section for itself
+DRIFT = 1.5  # of whole sections, smooth along z
+
+# The stain: grey = 135 + gain (structure - 135) + offset + shading, grey in 0-255.
+GAIN = (0.75, 1.2)  # uniform, one a section
+OFFSET = 24.0  # uniform in -24 to 24, one a section
+SHADING = 9.0  # standard deviation, smooth in the plane, each section for itself
 
 
 class Truth(NamedTuple):
@@ -61,10 +73,10 @@ def tissue(*, sections: int, height: int, width: int, seed: int) -> np.ndarray:
     """
     truth, structure = _cut(sections, height, width, seed)
     rng = np.random.default_rng([seed, 9])
-    gain = rng.uniform(0.8, 1.15, sections)
-    offset = rng.uniform(-16, 16, sections)
+    gain = rng.uniform(*GAIN, sections)
+    offset = rng.uniform(-OFFSET, OFFSET, sections)
     photographs = np.empty((sections, height, width, 1), np.uint8)
-    shading = 7 * _smooth(rng, (sections, height, width), (1, 90, 90))
+    shading = SHADING * _smooth(rng, (sections, height, width), (1, 90, 90))
     for z in range(sections):
         noise = rng.standard_normal((height, width)) * 9
         grey = 135 + gain[z] * (structure[z] - 135) + offset[z] + shading[z] + noise
@@ -119,9 +131,9 @@ def _cut(sections: int, height: int, width: int, seed: int) -> tuple[Truth, np.n
 
 def _bend(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
     """One axis of the sections' bending: slow along z, and a little of their own."""
-    slow = 8 * _smooth(rng, shape, (3, 110, 110))
-    own = 1.2 * _smooth(rng, shape, (0, 60, 60))
-    drift = 8 * _smooth(rng, (shape[0], 1, 1), (3, 0, 0))
+    slow = SLOW * _smooth(rng, shape, (3, 110, 110))
+    own = OWN * _smooth(rng, shape, (0, 60, 60))
+    drift = DRIFT * _smooth(rng, (shape[0], 1, 1), (3, 0, 0))
     return slow + own + drift
 
 

@@ -68,7 +68,7 @@ def test_one_seed_gives_the_same_bytes_everywhere():
     tiny = phantoms.tissue(sections=3, height=40, width=48, seed=1)
     assert tiny.shape == (3, 40, 48, 1) and tiny.dtype == np.uint8
     assert hashlib.sha256(tiny.tobytes()).hexdigest() == (
-        "bd921311e65b04fd66617dfce06f2f97669ed7b43a9f5ab714c599e8f4138a33"
+        "7da7b63c7ff21d97ee8a644d21199ca26d42511b30b551c872142faf9ebb92a1"
     )
 
 
@@ -95,8 +95,8 @@ def test_neighbours_are_more_alike_than_distant_sections(stack):
         np.mean([np.corrcoef(soft[i], soft[i + d])[0, 1] for i in range(7 - d)])
         for d in range(1, 5)
     ]
-    assert alike[0] > alike[1] > alike[2] and alike[1] > alike[3]
-    assert 0.4 < alike[0] < 0.8
+    assert alike[0] > alike[1] > alike[2] > alike[3]
+    assert 0.75 < alike[0] < 0.95
 
 
 def test_the_bending_known_a_neighbour_tells_much_more(stack, truth):
@@ -116,18 +116,19 @@ def test_the_bending_known_a_neighbour_tells_much_more(stack, truth):
         )
         scores.append([psnr(guess, image, where) for guess in tries])
     flat, copied, warped, bright, both = np.mean(scores, axis=0)
-    assert 12.5 < copied < 17 and copied < flat
-    assert warped > copied + 2
-    assert both > warped + 0.5
-    assert both > flat + 3 and both > bright + 2
+    assert 15.5 < copied < 18 and copied < flat + 2
+    assert warped > copied + 1 and bright > copied + 1
+    assert both > warped + 1.5 and both > bright + 1
+    assert both > flat + 4
 
 
-def test_the_bending_is_several_pixels_and_smooth(truth):
+def test_registration_left_a_smooth_motion_of_about_two_pixels(truth):
     step = np.diff(truth.displacement, axis=0)
     length = np.sqrt((step**2).sum(axis=-1))
-    assert 2 < np.median(length) < 10
-    for axis in (1, 2):  # less than half a pixel a pixel: no fold, a flow exists
-        assert abs(np.diff(truth.displacement, axis=axis)).max() < 0.5
+    assert 1.2 < np.median(length) < 3
+    assert 2 < np.percentile(length, 95) < 6
+    for axis in (1, 2):  # less than a quarter of a pixel a pixel: no fold
+        assert abs(np.diff(truth.displacement, axis=axis)).max() < 0.25
 
 
 def test_cells_go_on_from_section_to_section(truth):
@@ -137,14 +138,14 @@ def test_cells_go_on_from_section_to_section(truth):
         aligned = read(truth.cells[z - 1], x, y, nearest=True) == truth.cells[z]
         copied = truth.cells[z - 1] == truth.cells[z]
         shares.append((aligned[where].mean(), copied[where].mean()))
-        assert shares[-1][0] > 0.8
+        assert shares[-1][0] > 0.9
     aligned, copied = np.mean(shares, axis=0)
-    assert aligned > copied + 0.1
+    assert aligned > copied + 0.02
 
 
 def test_every_section_is_stained_differently(stack):
-    assert np.ptp(stack.mean(axis=(1, 2))) > 10
-    assert np.ptp(stack.std(axis=(1, 2))) > 4
+    assert np.ptp(stack.mean(axis=(1, 2))) > 25
+    assert np.ptp(stack.std(axis=(1, 2))) > 10
 
 
 def test_membranes_are_closed(truth):
