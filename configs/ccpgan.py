@@ -89,6 +89,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
     config.channels = 3  # 1 for grey sections
     config.steps = 150_000  # R31
     config.n_critic = 5  # R30
+    config.init_from = ""  # workdir of a run whose variables a new run begins with
     config.model = {"width": 32, "critic_width": 64, "dtype": "float32"}
     config.attention = {  # section 3 of the layer's definition; R14 to R22
         "rate": 2,

@@ -1,5 +1,6 @@
 """One training loop for every system."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxinpaint.core.checkpoint import Checkpoints
+from jaxinpaint.core.checkpoint import Checkpoints, restore_variables
 from jaxinpaint.core.checks import check_training_batch
 from jaxinpaint.core.system import Batch, Key, Scalars, System, TrainState, Variables
 from jaxinpaint.training.guard import BadUpdates, Update, guarded
@@ -50,7 +51,7 @@ def train(
       batches: a step -> this process's rows of its batch and of all later ones;
         integers are scaled on the device.
       validation: one fixed batch, scored and drawn at every save.
-      config: read are seed, steps, data.flips and train.
+      config: read are seed, steps, init_from, data.flips and train.
       workdir: of this run alone.
 
     Returns:
@@ -75,7 +76,9 @@ def train(
         ) as checkpoints,
     ):
         key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
-        state, step, bad_updates = start(system, key, checkpoints, mesh, log)
+        state, step, bad_updates = start(
+            system, key, checkpoints, mesh, log, config.init_from
+        )
         log.start_at(step)
         frozen = jax.device_put(system.load_frozen(), replicated(mesh))
         score = Validation(system, validation, mesh, key)
@@ -131,9 +134,18 @@ def train(
 
 
 def start(
-    system: System, key: Key, checkpoints: Checkpoints, mesh: Mesh, log: Log
+    system: System,
+    key: Key,
+    checkpoints: Checkpoints,
+    mesh: Mesh,
+    log: Log,
+    init_from: str,
 ) -> tuple[TrainState, int, BadUpdates]:
-    """The newest checkpoint's state, or a fresh one where none was ever saved."""
+    """The newest checkpoint's state, or a fresh one where none was ever saved.
+
+    A fresh state takes the variables of the run in the workdir `init_from`, if one is
+    named; its optimizers and steps begin anew.
+    """
     template = jax.eval_shape(system.init, key)
     for name, variables in template.variables.items():
         count = sum(leaf.size for leaf in jax.tree.leaves(variables))
@@ -143,6 +155,11 @@ def start(
         log.say(f"Going on from step {back.step}.")
         return back.state, back.step, BadUpdates(back.meta["skipped_updates"])
     state = jax.jit(system.init, out_shardings=replicated(mesh))(key)
+    if init_from:
+        other = Path(init_from) / "checkpoints"
+        found = restore_variables(other, template.variables, replicated(mesh))
+        state = dataclasses.replace(state, variables=found.state)
+        log.say(f"Beginning with the variables of {init_from}, step {found.step}.")
     return state, 0, BadUpdates(0)
 
 
