@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxinpaint.data import neighbors
+from jaxinpaint.data import mask_sets, neighbors, phantoms
 from jaxinpaint.data.split import Sample, list_samples, split_sections
 from jaxinpaint.data.stack import Stack, open_stack
 from jaxinpaint.data.windows import View, Window, cut, read_damage
@@ -115,9 +115,6 @@ def build(
 
     Source: CCPGAN sections III and IV, R34, R35, R37.
     """
-    # Here, so that reading stacks needs neither of them.
-    from jaxinpaint.data import masks, phantoms
-
     data = config.data
     _check_form(config, batch_spec, process_count)
     rows, size = batch_spec["image"].shape[:2]
@@ -158,7 +155,7 @@ def build(
     sides = _sides(training, choices, data.neighbor)
     targets = np.array([sample.target for sample in training])
     names = [name for name in NAMES if name in batch_spec and name != "mask"]
-    draw_masks = masks.training_masks(config.mask, size, config.seed)
+    draw_masks = mask_sets.training_masks(config.mask, size, config.seed)
     room = np.array(view.volume.shape[1:3]) - size + 1
 
     def batch(step: int) -> Batch:
@@ -197,7 +194,7 @@ def build(
             )
         crops = _test_crops(config, view, tested)
         _, _, height, width = crops[0].window
-        holes = masks.evaluation_masks(
+        holes = mask_sets.evaluation_masks(
             config.eval.masks, height, width, len(crops), config.eval.seed
         )
         for label, index, hole in holes:

@@ -1,14 +1,12 @@
 import itertools
 import pathlib
-import sys
 import types
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import jaxinpaint.data
-from jaxinpaint.data import images, sections
+from jaxinpaint.data import images, mask_sets, phantoms, sections
 from jaxinpaint.data.neighbors import MissingNeighborError, NeighborLeakError
 from jaxinpaint.data.split import list_samples, split_sections
 
@@ -43,13 +41,9 @@ def fakes(monkeypatch):
         rng = np.random.default_rng(seed)
         return rng.integers(0, 256, (sections, height, width, 1), np.uint8)
 
-    masks = types.SimpleNamespace(
-        training_masks=training_masks, evaluation_masks=evaluation_masks
-    )
-    phantoms = types.SimpleNamespace(tissue=tissue)
-    for name, fake in (("masks", masks), ("phantoms", phantoms)):
-        monkeypatch.setitem(sys.modules, f"jaxinpaint.data.{name}", fake)
-        monkeypatch.setattr(jaxinpaint.data, name, fake, raising=False)
+    monkeypatch.setattr(mask_sets, "training_masks", training_masks)
+    monkeypatch.setattr(mask_sets, "evaluation_masks", evaluation_masks)
+    monkeypatch.setattr(phantoms, "tissue", tissue)
 
 
 def shape(*axes):
