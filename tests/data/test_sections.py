@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from jaxinpaint.data import images, mask_sets, phantoms, sections
 from jaxinpaint.data.neighbors import MissingNeighborError, NeighborLeakError
 from jaxinpaint.data.split import list_samples, split_sections
+from jaxinpaint.data.windows import View, cut
 
 SAMPLES = pathlib.Path(__file__).parents[2] / "../shared/data"
 Z, H, W = 12, 20, 26
@@ -415,6 +416,20 @@ def test_grey_fills_three_channels(tmp_path):
     np.testing.assert_array_equal(got["mask"], want["mask"])
     for case, grey in zip(data.test_cases(), one.test_cases(), strict=True):
         np.testing.assert_array_equal(case.image, np.repeat(grey.image, 3, axis=-1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("size", [6, 7])  # pixels are spread in pairs, an odd one too
+def test_grey_is_spread_over_colour(dtype, size):
+    rng = np.random.default_rng(1)
+    grey = rng.integers(0, np.iinfo(dtype).max, (4, 9, 11, 1), dtype, endpoint=True)
+    z, corner = np.array([1, 2, 1]), np.array([[0, 0], [2, 3], [1, 4]])
+    got = cut(View(grey, {}, 3), ["image", "following"], z, z, corner, size)
+    for name, ahead in (("image", 0), ("following", 1)):
+        assert got[name].dtype == dtype and got[name].flags.c_contiguous
+        for row, at, (top, left) in zip(got[name], z + ahead, corner, strict=True):
+            window = grey[at, top : top + size, left : left + size]
+            np.testing.assert_array_equal(row, np.repeat(window, 3, axis=-1))
 
 
 def test_sixteen_bits_stay_sixteen(tmp_path):
