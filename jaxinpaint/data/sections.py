@@ -1,9 +1,9 @@
 """Training batches and test cases of a stack of serial sections.
 
 Sections are split, never pixels: no section held out for validation or test is a
-training target or a training neighbour. A batch is a pure function of the seed and
-the step, whatever the number of threads and processes. Pixels stay integers here;
-they are scaled on the device.
+training target or a training neighbour, and no test section a validation neighbour.
+A batch is a pure function of the seed and the step, whatever the number of threads and
+processes. Pixels stay integers here; they are scaled on the device.
 """
 
 import itertools
@@ -142,14 +142,16 @@ def build(
             "block, hold out less, or give more sections."
         )
 
-    def held_out(part: tuple[int, ...]) -> tuple[Sample, ...]:
-        everything = range(len(stack.names))
-        inside = part if data.split == "block" else everything
+    def held_out(part: tuple[int, ...], allowed: set[int]) -> tuple[Sample, ...]:
+        inside = part if data.split == "block" else allowed
         return list_samples(part, inside, view.damage, both) or list_samples(
-            part, everything, view.damage, both
+            part, allowed, view.damage, both
         )
 
-    checked, tested = held_out(split.validation), held_out(split.test)
+    everything = set(range(len(stack.names)))
+    # Validation chooses the checkpoint, so it reads no test section either.
+    checked = held_out(split.validation, everything - set(split.test))
+    tested = held_out(split.test, everything)
     whole = (0, 0, *view.volume.shape[1:3])
     choices = [view.choose(sample, whole, None) for sample in training]
     sides = _sides(training, choices, data.neighbor)

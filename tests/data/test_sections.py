@@ -295,6 +295,22 @@ def test_validation_is_held_out(tmp_path):
         assert {where(image, volume)[0], where(neighbor, volume)[0]} <= held
 
 
+@pytest.mark.parametrize("split", ["block", "random"])
+@pytest.mark.parametrize("names", [("neighbor",), ("previous", "following")])
+def test_validation_reads_no_test_section(tmp_path, split, names):
+    volume, from_validation = phantom(), 0
+    for seed in range(6):
+        changes = {"seed": seed, "mask.seed": seed, "data.split": split}
+        changes["data.validation_fraction"] = 0.1  # one section, beside test in a block
+        data = sections.build(config_of(tmp_path, **changes), spec(*names))
+        from_validation += data.summary["validation_from"] == "validation"
+        parts, read = data.summary["split"], set()
+        for name in ("image", *names):
+            read |= {where(window, volume)[0] for window in data.validation[name]}
+        assert not read & set(parts["test"])
+    assert from_validation or (split, names[0]) == ("block", "previous")
+
+
 @pytest.mark.parametrize("how", ["block", "random"])
 def test_test_cases_are_exact_slices(tmp_path, how):
     data = sections.build(config_of(tmp_path, **{"data.split": how}), spec("neighbor"))
