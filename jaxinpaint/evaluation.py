@@ -22,7 +22,7 @@ import jaxinpaint
 from jaxinpaint import systems
 from jaxinpaint.core.checkpoint import restore_variables
 from jaxinpaint.core.system import Variables
-from jaxinpaint.data import masks, pipeline
+from jaxinpaint.data import mask_sets, pipeline
 from jaxinpaint.data.images import read_image, write_image
 from jaxinpaint.data.sections import Case
 from jaxinpaint.inference.restore import restorer
@@ -99,7 +99,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     if not bins:
         raise ValueError("eval.py: config.eval.masks names no mask to score.")
 
-    manifest = masks.manifest(
+    manifest = mask_sets.manifest(
         [
             (one.label, index, case.mask)
             for one in bins

@@ -1,9 +1,9 @@
 """Training batches and test cases of a stack of serial sections.
 
 Sections are split, never pixels: no section held out for validation or test is a
-training target or a training neighbour. A batch is a pure function of the seed and
-the step, whatever the number of threads and processes. Pixels stay integers here;
-they are scaled on the device.
+training target or a training neighbour, and no test section a validation neighbour.
+A batch is a pure function of the seed and the step, whatever the number of threads and
+processes. Pixels stay integers here; they are scaled on the device.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxinpaint.data import neighbors
+from jaxinpaint.data import mask_sets, neighbors, phantoms
 from jaxinpaint.data.split import Sample, list_samples, split_sections
 from jaxinpaint.data.stack import Stack, open_stack
 from jaxinpaint.data.windows import View, Window, cut, read_damage
@@ -115,9 +115,6 @@ def build(
 
     Source: CCPGAN sections III and IV, R34, R35, R37.
     """
-    # Here, so that reading stacks needs neither of them.
-    from jaxinpaint.data import masks, phantoms
-
     data = config.data
     _check_form(config, batch_spec, process_count)
     rows, size = batch_spec["image"].shape[:2]
@@ -145,20 +142,22 @@ def build(
             "block, hold out less, or give more sections."
         )
 
-    def held_out(part: tuple[int, ...]) -> tuple[Sample, ...]:
-        everything = range(len(stack.names))
-        inside = part if data.split == "block" else everything
+    def held_out(part: tuple[int, ...], allowed: set[int]) -> tuple[Sample, ...]:
+        inside = part if data.split == "block" else allowed
         return list_samples(part, inside, view.damage, both) or list_samples(
-            part, everything, view.damage, both
+            part, allowed, view.damage, both
         )
 
-    checked, tested = held_out(split.validation), held_out(split.test)
+    everything = set(range(len(stack.names)))
+    # Validation chooses the checkpoint, so it reads no test section either.
+    checked = held_out(split.validation, everything - set(split.test))
+    tested = held_out(split.test, everything)
     whole = (0, 0, *view.volume.shape[1:3])
     choices = [view.choose(sample, whole, None) for sample in training]
     sides = _sides(training, choices, data.neighbor)
     targets = np.array([sample.target for sample in training])
     names = [name for name in NAMES if name in batch_spec and name != "mask"]
-    draw_masks = masks.training_masks(config.mask, size, config.seed)
+    draw_masks = mask_sets.training_masks(config.mask, size, config.seed)
     room = np.array(view.volume.shape[1:3]) - size + 1
 
     def batch(step: int) -> Batch:
@@ -197,7 +196,7 @@ def build(
             )
         crops = _test_crops(config, view, tested)
         _, _, height, width = crops[0].window
-        holes = masks.evaluation_masks(
+        holes = mask_sets.evaluation_masks(
             config.eval.masks, height, width, len(crops), config.eval.seed
         )
         for label, index, hole in holes:

@@ -1,5 +1,7 @@
 """A stack of sections as one memory-mapped array, decoded once."""
 
+import contextlib
+import fcntl
 import hashlib
 import itertools
 import json
@@ -17,6 +19,8 @@ from jaxinpaint.data.builders import sections as builder
 from jaxinpaint.data.neighbors import MissingNeighborError
 
 Sections = Iterator[tuple[str, np.ndarray]]
+
+_BUILDING = ".building-"  # begins the name of a stack that is not finished
 
 
 class Stack(NamedTuple):
@@ -49,7 +53,8 @@ def open_stack(
 
     The first time the source becomes a TFDS data set, and its records become one
     array; both lie under `cache_dir/sections/<digest>`, which appears whole or not
-    at all, also when two processes build it at once.
+    at all, also when two processes build it at once. What a killed process left
+    unfinished there is removed.
 
     Args:
       source: a folder of numbered images, a TIFF of several pages, a folder that
@@ -84,6 +89,7 @@ def open_stack(
         digest = _digest_files(files)
         read = lambda: images.read_sections(files, max_pixels)
     home = Path(cache_dir or default_cache_dir()) / "sections" / digest.hexdigest()
+    _remove_abandoned(home.parent)
     if not home.is_dir():
         _build(home, label, read, prepared, max_pixels)
     try:
@@ -107,7 +113,7 @@ def _build(
 ) -> None:
     """Fills a temporary folder beside `home` and renames it."""
     home.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".building-", dir=home.parent))
+    work, lock = _begin(home.parent)
     try:
         if prepared is None:
             prepared = builder.write_sections(_two_or_more(label, read()), work)
@@ -134,6 +140,42 @@ def _build(
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        os.close(lock)
+
+
+def _begin(parent: Path) -> tuple[Path, int]:
+    """Makes a folder to build in; its lock is held until the descriptor closes.
+
+    The system lets go of the lock when the process dies, however it dies.
+    """
+    while True:
+        work = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=parent))
+        try:
+            lock = os.open(work, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # another process took it for abandoned before it was locked
+        # Where folders cannot be locked, as on NFS, none is ever removed either.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if work.is_dir():
+            return work, lock
+        os.close(lock)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Removes the folders of builders that live no more."""
+    for work in parent.glob(f"{_BUILDING}*"):
+        try:
+            lock = os.open(work, os.O_RDONLY)
+        except OSError:
+            continue  # finished in the meantime, or another user's
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(work, ignore_errors=True)
+        except OSError:
+            pass  # a builder holds it
+        finally:
+            os.close(lock)
 
 
 def _two_or_more(label: str, sections: Sections) -> Sections:

@@ -26,6 +26,7 @@ def named(stack):
 def test_round_trip_in_axial_order(tmp_path, stack):
     path = builder.write_sections(iter(named(stack)), tmp_path)
     assert path == tmp_path / "serial_sections" / "1.0.0"
+    assert [p.name for p in tmp_path.iterdir()] == ["serial_sections"]
     got = list(builder.read_prepared(path, 1000))
     assert [name for name, _ in got] == [f"s{z}" for z in range(len(stack))]
     assert got[0][1].dtype == stack.dtype

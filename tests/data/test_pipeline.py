@@ -123,8 +123,6 @@ def test_build_finds_the_kind_and_reads_ahead(monkeypatch):
 
 
 def test_from_a_config_to_batches(tmp_path):
-    pytest.importorskip("jaxinpaint.data.masks", reason="masks are another slice")
-    pytest.importorskip("jaxinpaint.data.phantoms", reason="so are phantoms")
     config = ConfigDict(
         {
             "seed": 1,

@@ -1,16 +1,15 @@
 import itertools
 import pathlib
-import sys
 import types
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import jaxinpaint.data
-from jaxinpaint.data import images, sections
+from jaxinpaint.data import images, mask_sets, phantoms, sections
 from jaxinpaint.data.neighbors import MissingNeighborError, NeighborLeakError
 from jaxinpaint.data.split import list_samples, split_sections
+from jaxinpaint.data.windows import View, cut
 
 SAMPLES = pathlib.Path(__file__).parents[2] / "../shared/data"
 Z, H, W = 12, 20, 26
@@ -43,13 +42,9 @@ def fakes(monkeypatch):
         rng = np.random.default_rng(seed)
         return rng.integers(0, 256, (sections, height, width, 1), np.uint8)
 
-    masks = types.SimpleNamespace(
-        training_masks=training_masks, evaluation_masks=evaluation_masks
-    )
-    phantoms = types.SimpleNamespace(tissue=tissue)
-    for name, fake in (("masks", masks), ("phantoms", phantoms)):
-        monkeypatch.setitem(sys.modules, f"jaxinpaint.data.{name}", fake)
-        monkeypatch.setattr(jaxinpaint.data, name, fake, raising=False)
+    monkeypatch.setattr(mask_sets, "training_masks", training_masks)
+    monkeypatch.setattr(mask_sets, "evaluation_masks", evaluation_masks)
+    monkeypatch.setattr(phantoms, "tissue", tissue)
 
 
 def shape(*axes):
@@ -300,6 +295,22 @@ def test_validation_is_held_out(tmp_path):
         assert {where(image, volume)[0], where(neighbor, volume)[0]} <= held
 
 
+@pytest.mark.parametrize("split", ["block", "random"])
+@pytest.mark.parametrize("names", [("neighbor",), ("previous", "following")])
+def test_validation_reads_no_test_section(tmp_path, split, names):
+    volume, from_validation = phantom(), 0
+    for seed in range(6):
+        changes = {"seed": seed, "mask.seed": seed, "data.split": split}
+        changes["data.validation_fraction"] = 0.1  # one section, beside test in a block
+        data = sections.build(config_of(tmp_path, **changes), spec(*names))
+        from_validation += data.summary["validation_from"] == "validation"
+        parts, read = data.summary["split"], set()
+        for name in ("image", *names):
+            read |= {where(window, volume)[0] for window in data.validation[name]}
+        assert not read & set(parts["test"])
+    assert from_validation or (split, names[0]) == ("block", "previous")
+
+
 @pytest.mark.parametrize("how", ["block", "random"])
 def test_test_cases_are_exact_slices(tmp_path, how):
     data = sections.build(config_of(tmp_path, **{"data.split": how}), spec("neighbor"))
@@ -421,6 +432,20 @@ def test_grey_fills_three_channels(tmp_path):
     np.testing.assert_array_equal(got["mask"], want["mask"])
     for case, grey in zip(data.test_cases(), one.test_cases(), strict=True):
         np.testing.assert_array_equal(case.image, np.repeat(grey.image, 3, axis=-1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("size", [6, 7])  # pixels are spread in pairs, an odd one too
+def test_grey_is_spread_over_colour(dtype, size):
+    rng = np.random.default_rng(1)
+    grey = rng.integers(0, np.iinfo(dtype).max, (4, 9, 11, 1), dtype, endpoint=True)
+    z, corner = np.array([1, 2, 1]), np.array([[0, 0], [2, 3], [1, 4]])
+    got = cut(View(grey, {}, 3), ["image", "following"], z, z, corner, size)
+    for name, ahead in (("image", 0), ("following", 1)):
+        assert got[name].dtype == dtype and got[name].flags.c_contiguous
+        for row, at, (top, left) in zip(got[name], z + ahead, corner, strict=True):
+            window = grey[at, top : top + size, left : left + size]
+            np.testing.assert_array_equal(row, np.repeat(window, 3, axis=-1))
 
 
 def test_sixteen_bits_stay_sixteen(tmp_path):

@@ -1,6 +1,8 @@
 import json
 import multiprocessing
+import os
 import pathlib
+import time
 
 import numpy as np
 import pytest
@@ -139,6 +141,60 @@ def test_losing_the_race_keeps_the_winners_stack(tmp_path, monkeypatch):
     np.testing.assert_array_equal(got.sections, volume)
     assert (home / "sections.npy").stat().st_ino == kept.st_ino
     assert [p.name for p in (tmp_path / "sections").iterdir()] == [winner.digest]
+
+
+def _build_forever(volume, cache, ready):
+    class Sections(np.ndarray):
+        def __iter__(self):
+            yield self[0].view(np.ndarray)
+            yield self[1].view(np.ndarray)
+            ready.set()
+            time.sleep(600)
+
+    stack.open_stack(volume.view(Sections), cache, LIMIT)
+
+
+def test_what_a_killed_builder_left_is_removed_and_a_living_one_keeps_its(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready = [context.Event() for _ in range(2)]
+    builders = [
+        context.Process(target=_build_forever, args=(noise(3, 9, 7, 1), tmp_path, one))
+        for one in ready
+    ]
+    for builder_, one in zip(builders, ready, strict=True):
+        builder_.start()
+        assert one.wait(60)
+    folders = set((tmp_path / "sections").glob(".building-*"))
+    assert len(folders) == 2
+    try:
+        other = stack.open_stack(noise(2, 9, 7, 1), tmp_path, LIMIT)
+        assert set((tmp_path / "sections").glob(".building-*")) == folders
+        builders[0].kill()
+        builders[0].join(60)
+        stack.open_stack(noise(2, 9, 7, 1), tmp_path, LIMIT)  # from the cache
+        (left,) = (tmp_path / "sections").glob(".building-*")
+        assert left in folders
+    finally:
+        for one in builders:
+            one.kill()
+            one.join(60)
+    stack.open_stack(noise(2, 9, 7, 1), tmp_path, LIMIT)
+    assert [p.name for p in (tmp_path / "sections").iterdir()] == [other.digest]
+
+
+def test_a_folder_taken_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
+    lock, taken = stack.fcntl.flock, []
+
+    def late(descriptor, how):
+        if not taken:
+            taken.extend(tmp_path.iterdir())
+            taken[0].rmdir()
+        lock(descriptor, how)
+
+    monkeypatch.setattr(stack.fcntl, "flock", late)
+    work, descriptor = stack._begin(tmp_path)
+    os.close(descriptor)
+    assert [work] == list(tmp_path.iterdir()) and taken != [work]
 
 
 def test_sections_that_differ_are_both_named(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,9 @@ def write_sections(
     )
     tfds.disable_progress_bar()
     try:
-        with contextlib.redirect_stdout(None):  # it speaks of a download
-            builder.download_and_prepare()
+        # It speaks of a download, and makes a folder for one.
+        with contextlib.redirect_stdout(None), tempfile.TemporaryDirectory() as empty:
+            builder.download_and_prepare(download_dir=empty)
     finally:
         tfds.enable_progress_bar()
     return Path(builder.data_path)
