@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
@@ -413,6 +413,7 @@ def main(argv: list[str]) -> None:
     """Parses, times, prints and writes."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
     try:
         options = read_options(flags.FLAGS, sys.argv[1:])
         result = run(options, Console(stderr=True))
