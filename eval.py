@@ -21,12 +21,12 @@ STEP = flags.DEFINE_integer("step", None, "of the checkpoint; the newest if not 
 def main(argv: list[str]) -> None:
     """Parses, scores and says where the report is."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}", exitcode=2)
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries tell every restore
     try:
         report = evaluate_run(CONFIG.value, Path(WORKDIR.value), STEP.value)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         logging.debug("Traceback:", exc_info=True)
         print(f"eval.py: {error}", file=sys.stderr)
         sys.exit(2)

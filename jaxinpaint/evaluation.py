@@ -1,74 +1,108 @@
-"""Scores a system on the test cases of its data, beside the classical fills.
+"""Runs a system on the test cases of its data and reports it beside classical fills.
 
 Stands on the roof, with the scripts that call it: it joins data, inference, metrics
 and report, which do not know each other.
 """
 
-import functools
+import collections
+import csv
 import hashlib
 import itertools
 import json
+import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 import jaxinpaint
 from jaxinpaint import systems
 from jaxinpaint.core.checkpoint import restore_variables
-from jaxinpaint.core.system import Variables
+from jaxinpaint.core.system import System, Variables
 from jaxinpaint.data import mask_sets, pipeline
-from jaxinpaint.data.images import read_image, write_image
-from jaxinpaint.data.sections import Case
+from jaxinpaint.data.images import read_image, read_mask, write_image
+from jaxinpaint.data.sections import Case, SectionData
 from jaxinpaint.inference.restore import restorer
-from jaxinpaint.metrics.baselines import BASELINES
-from jaxinpaint.metrics.evaluate import Metric, evaluate, image_metric, pad_batch
-from jaxinpaint.metrics.fsim import fsim, fsimc
-from jaxinpaint.metrics.pixel import mae, psnr
-from jaxinpaint.metrics.ssim import ms_ssim, ssim, ssim_eq7
-from jaxinpaint.report import paper_tables
+from jaxinpaint.metrics.baselines import BASELINES, import_opencv
+from jaxinpaint.metrics.ssim import SMALLEST_SIDE
+from jaxinpaint.report import paper_tables, plots
 from jaxinpaint.report.page import write_page
 from jaxinpaint.report.panels import Panel, choose
-from jaxinpaint.training.workdir import check_same_model, environment, to_json
+from jaxinpaint.scoring import Filled, Scored, score, tidy
+from jaxinpaint.training.workdir import (
+    check_same_model,
+    differences,
+    environment,
+    refuse,
+    to_json,
+)
 
-MS_SSIM_LEAST = 176  # five scales of an 11 x 11 window
-LEVELS = {"uint8": 255.0, "uint16": 65535.0}
 SAME_MODEL = ("system", "channels", "image_size", "model.", "attention.")
+SAME_SPLIT = (
+    "seed",
+    "data.split",
+    "data.validation_fraction",
+    "data.test_fraction",
+    "data.damage",
+)
+RESULTS = ("report.html", "metrics.json", "masks.json", "scores.csv", "images")
 
 Restore = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+Fill = Callable[[Sequence[Case]], Filled]
+
+
+class Run(NamedTuple):
+    """What a workdir holds of a run up to one step.
+
+    Attributes:
+      variables: of the checkpoint.
+      step: of the checkpoint.
+      records: of `metrics.jsonl`, up to it.
+      machine: that it was trained on, as `environment` tells it.
+      same_stack: whether the config names the stack that it was trained on.
+    """
+
+    variables: Variables
+    step: int
+    records: Sequence[Mapping[str, Any]]
+    machine: Mapping[str, Any]
+    same_stack: bool
 
 
 class Bin(NamedTuple):
-    """All cases of one kind of mask, and what every method made of them.
+    """All cases of one kind of mask, scored.
 
     Attributes:
       label: of the masks.
-      cases: in the order of the arrays.
-      made: method -> uint8 or uint16 [cases, H, W, C], read from the written files
-        for the system.
-      scores: (method, region, metric) -> result of the metric.
+      names: of the cases, in order.
+      guided: how many had a training section as neighbour.
+      methods: method -> its scores, the system first.
     """
 
     label: str
-    cases: Sequence[Case]
-    made: Mapping[str, np.ndarray]
-    scores: Mapping[tuple[str, str, str], Mapping[str, Any]]
+    names: Sequence[str]
+    guided: int
+    methods: Mapping[str, Scored]
 
 
 def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     """Scores one checkpoint of a run on its test sections; writes `eval/`.
 
-    `eval/metrics.json` holds tidy rows and what was run, `eval/report.html` the page,
-    `eval/masks.json` the mask manifest, and `eval/images/<mask>/<case>.png` the
-    restored images, whose levels are what is scored, beside their masks.
+    `eval/metrics.json` holds tidy rows and what was run, `eval/scores.csv` the scores
+    of every image, `eval/report.html` the page, `eval/masks.json` the mask manifest,
+    and `eval/images/<mask>/<case>.png` the restored images, whose levels are what is
+    scored, beside their masks. Those of an earlier evaluation are removed.
 
     Args:
-      config: of the run; `data` and `eval` may differ from training's.
+      config: of the run; `eval` may differ from training's, and so may `data` where
+        it names another stack.
       workdir: of the run.
       step: of the checkpoint; the newest good one if None.
 
@@ -76,122 +110,150 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
       The report's path.
 
     Raises:
-      ValueError: the workdir holds another model, or the data do not fit.
+      ValueError: the workdir holds another model, or another split of this stack, or
+        the data do not fit.
       FileNotFoundError: there is no such checkpoint.
+      ImportError: the extra `baselines` or `report` is not installed.
     """
-    say = functools.partial(Console(stderr=True).print, highlight=False, markup=False)
-    check_same_model(workdir, config, SAME_MODEL)
+    for module in ("jinja2", "matplotlib"):
+        plots.extra(module)  # now, not after hours
+    import_opencv("evaluate_run")
     system = systems.build(config)
+    run = open_run(config, system, workdir, step)
     data = pipeline.build(config, system.batch_spec, 0, 1)
+    folder = workdir / "eval"
+    channels = data.summary["sections"][-1]
+    names = list(system.batch_spec)
+    restore = restorer(config, system, run.variables, system.load_frozen())
+
+    def fill(cases: Sequence[Case]) -> Filled:
+        size = config.eval.batch_size
+        write_restored(cases, names, restore, size, channels, folder / "images")
+        return read_filled(config.system, cases, channels, folder / "images")
+
+    cases = data.test_cases()
+    first = next(cases, None)  # its errors come before anything is removed
+    if first is None:
+        raise ValueError("config.eval.masks names no mask to score.")
+    remove_results(folder)
+    console = Console(stderr=True, soft_wrap=True)
+    cases = itertools.chain([first], cases)
+    bins = list(score_cases(cases, fill, config.eval.batch_size, console))
+
+    manifest = mask_sets.manifest(written_masks(bins, folder / "images"), config.eval.seed)
+    facts = facts_of(config, run, data, bins, manifest)
+    settings = {"config": to_json(config), "environment": environment()}
+    rows = [
+        row
+        for one in bins
+        for method, scored in one.methods.items()
+        for row in tidy(method, facts["dataset"], one.label, scored)
+    ]
+    printed = paper_tables.rows(config.system)
+    write_json(folder / "masks.json", manifest)
+    results = {"rows": rows + printed, "run": facts | settings}
+    write_json(folder / "metrics.json", results)
+    write_scores(folder / "scores.csv", bins)
+    write_page(
+        folder / "report.html",
+        title=f"{config.system} on {facts['dataset']}",
+        results={"rows": rows, "run": facts},
+        paper_rows=printed,
+        panels=panels(config, bins, data.test_cases(), channels, folder / "images"),
+        curves=run.records,
+        manifest=manifest,
+        notes=notes(config, facts, manifest),
+        **settings,
+    )
+    say(console, f"{facts['valid_pixels_changed']} valid pixels changed.")
+    return folder / "report.html"
+
+
+def open_run(
+    config: ConfigDict, system: System, workdir: Path, step: int | None
+) -> Run:
+    """Reads a checkpoint and how it came to be; errors as `evaluate_run`."""
+    check_same_model(workdir, config, SAME_MODEL)
+    same_stack = check_same_split(workdir, config)
     template = jax.eval_shape(system.init, jax.random.key(config.seed)).variables
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     restored = restore_variables(workdir / "checkpoints", template, device, step)
-    variables: Variables = restored.state
-    restore = restorer(config, system, variables, system.load_frozen())
-
-    folder = workdir / "eval"
-    bins = []
-    names = list(system.batch_spec)
-    for one in bins_of(config, names, data.test_cases(), restore, folder / "images"):
-        bins.append(one)
-        value = one.scores[config.system, "hole", "psnr"]["value"]
-        say(f"{one.label}: {len(one.cases)} images, {value:.2f} dB in the hole")
-    if not bins:
-        raise ValueError("eval.py: config.eval.masks names no mask to score.")
-
-    manifest = mask_sets.manifest(
-        [
-            (one.label, index, case.mask)
-            for one in bins
-            for index, case in enumerate(one.cases)
-        ],
-        config.eval.seed,
+    return Run(
+        restored.state,
+        restored.step,
+        read_records(workdir / "metrics.jsonl", restored.step),
+        json.loads((workdir / "environment.json").read_text()),
+        same_stack,
     )
-    records = read_records(workdir / "metrics.jsonl", restored.step)
-    trained = json.loads((workdir / "environment.json").read_text())
-    cases = [case for one in bins for case in one.cases]
-    run = {
-        "system": config.system,
-        "dataset": dataset_name(config),
-        "data": "phantom" if config.data.source == "phantom" else "real",
-        "minutes": training_minutes(records),
-        "device": f"{', '.join(trained['devices'])} ({trained['processor']})",
-        "steps": restored.step,
-        "weights": weights_digest(variables),
-        "mask_manifest": manifest["sha256"],
-        "version": jaxinpaint.__version__,
-        "sections": data.summary,
-        "cases": len(cases),
-        "cases_guided_by_training_sections": sum(
-            case.neighbor_in_training for case in cases
-        ),
-        "config": to_json(config),
-        "environment": environment(),
-    }
-    results = {"rows": tidy(bins, run["dataset"]), "run": run}
-    printed = paper_tables.rows(config.system)
-    write_json(folder / "masks.json", manifest)
-    write_json(
-        folder / "metrics.json", {**results, "rows": [*results["rows"], *printed]}
-    )
-    page = folder / "report.html"
-    write_page(
-        page,
-        title=f"{config.system} on {run['dataset']}",
-        results=results,
-        paper_rows=printed,
-        panels=panels(bins, config.system, config.eval.panels),
-        curves=records,
-        manifest=manifest,
-        config=to_json(config),
-        environment=run["environment"],
-        notes=notes(config, run, bins),
-    )
-    return page
 
 
-def bins_of(
-    config: ConfigDict,
-    names: Iterable[str],
-    cases: Iterable[Case],
-    restore: Restore,
-    folder: Path,
+def check_same_split(workdir: Path, config: ConfigDict) -> bool:
+    """Whether a config names the stack that a workdir's run was trained on.
+
+    Raises:
+      ValueError: it does, but splits it in another way: a test section could be one
+        that was trained on.
+    """
+    changes = differences(workdir / "config.json", config)
+    phantom = config.data.source == "phantom"
+    stack = ("data.source", "data.phantom.") if phantom else ("data.source",)
+    if any(name.startswith(stack) for name in changes):
+        return False
+    refuse(workdir, {k: v for k, v in changes.items() if k in SAME_SPLIT})
+    return True
+
+
+def score_cases(
+    cases: Iterable[Case], fill: Fill, batch_size: int, console: Console
 ) -> Iterator[Bin]:
     """Fills and scores the cases, one kind of mask after the other.
 
+    One batch of cases is in memory at a time.
+
     Args:
-      config: `system` and `eval.batch_size` are read.
-      names: of the arrays of a case that `restore` takes.
       cases: sorted by label.
-      restore: batches to completed images.
-      folder: for the restored images.
+      fill: a batch of cases -> what every method made of them, the system first.
+      batch_size: cases that are filled and scored at once.
+      console: shows a bar, or plain lines where it is no terminal.
     """
-    known: dict[tuple[str, tuple[int, ...]], Mapping[str, Mapping[str, Metric]]] = {}
-    size = config.eval.batch_size
-    for label, group in itertools.groupby(cases, lambda case: case.label):
-        members = list(group)
-        image = members[0].image
-        write_restored(members, names, restore, size, folder / folder_name(label))
-        made = {config.system: read_restored(members, folder / folder_name(label))}
-        for method, baseline in BASELINES.items():
-            made[method] = np.stack(
-                [
-                    baseline(c.image, c.mask, c.neighbor, c.previous, c.following)
-                    for c in members
-                ]
+    with Progress(
+        *Progress.get_default_columns()[:2],
+        TextColumn("{task.completed} images"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=None)
+        for label, group in itertools.groupby(cases, lambda case: case.label):
+            bar.reset(task, description=label)
+            one = score_bin(
+                label, group, fill, batch_size, lambda n: bar.advance(task, n)
             )
-        kind = (str(image.dtype), image.shape)
-        if kind not in known:
-            known[kind] = metrics_for(*kind)
-        scores = {
-            (method, region, metric): result
-            for method, images in made.items()
-            for region, metrics in known[kind].items()
-            for metric, result in evaluate(
-                metrics, scored_batches(members, images, size)
-            ).items()
-        }
-        yield Bin(label, members, made, scores)
+            system = next(iter(one.methods.values()))
+            mean = system.scores["hole", "psnr"]["value"]
+            what = f"{mean:.2f} dB" if np.isfinite(mean) else "no difference"
+            say(bar.console, f"{label}: {len(one.names)} images, {what} in the hole")
+            yield one
+
+
+def score_bin(
+    label: str,
+    cases: Iterable[Case],
+    fill: Fill,
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> Bin:
+    """Fills and scores the cases of one kind of mask; `advance` hears how many."""
+    facts: list[tuple[str, bool]] = []
+
+    def parts() -> Iterator[Filled]:
+        for some in chunks(cases, batch_size):
+            yield fill(some)
+            facts.extend((case.name, case.neighbor_in_training) for case in some)
+            advance(len(some))
+
+    methods = score(parts(), batch_size)
+    return Bin(label, [name for name, _ in facts], sum(g for _, g in facts), methods)
 
 
 def write_restored(
@@ -199,133 +261,130 @@ def write_restored(
     names: Iterable[str],
     restore: Restore,
     batch_size: int,
+    channels: int,
     folder: Path,
 ) -> None:
-    """Restores the cases and writes each result beside its mask (255 = hole).
+    """Restores cases and writes each result beside its mask (255 = hole).
 
-    A grey section that was fed to a colour model as three equal channels is written
-    as grey again, the mean of the three.
+    The truth under the hole never reaches the system.
+
+    Args:
+      cases: at most `batch_size` of them.
+      names: of the arrays of a case that `restore` takes.
+      restore: a batch to completed images.
+      batch_size: rows of that batch; the last case is repeated to fill it.
+      channels: of the stack. A grey section that was repeated for a colour model is
+        written grey, the mean of the three channels.
+      folder: for the images, a folder for each label in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for some in chunks(cases, batch_size):
-        batch = {name: np.stack([getattr(c, name) for c in some]) for name in names}
-        padded = pad_batch(batch, batch_size)
-        del padded["counts"]
-        for case, image in zip(some, restore(padded), strict=False):
-            if (case.image == case.image[..., :1]).all():
-                image = np.rint(image.mean(axis=-1, keepdims=True)).astype(image.dtype)
-            write_image(folder / f"{case.name}.png", image)
-            write_image(folder / f"{case.name}_mask.png", case.mask * np.uint8(255))
+    hidden = [blanked(case) for case in cases]
+    batch = {name: np.stack([getattr(c, name) for c in hidden]) for name in names}
+    fill = [(0, batch_size - len(cases))] + [(0, 0)] * 3
+    batch = {name: np.pad(array, fill, mode="edge") for name, array in batch.items()}
+    for case, image in zip(cases, restore(batch), strict=False):
+        if channels < image.shape[-1]:
+            image = np.rint(image.mean(axis=-1, keepdims=True)).astype(image.dtype)
+        place = image_path(folder, case.label, case.name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_image(place, image)
+        write_image(mask_path(place), case.mask * np.uint8(255))
 
 
-def read_restored(cases: Sequence[Case], folder: Path) -> np.ndarray:
-    """The written results, [cases, H, W, C] with the cases' channels."""
-    return np.stack(
-        [
-            np.broadcast_to(read_image(folder / f"{case.name}.png"), case.image.shape)
-            for case in cases
-        ]
+def read_filled(
+    system: str, cases: Sequence[Case], channels: int, folder: Path
+) -> Filled:
+    """Reads what the system made and puts the classical fills beside it.
+
+    Args:
+      system: the name it gets among the methods.
+      cases: some, of one size.
+      channels: of the stack, in which all are compared.
+      folder: that `write_restored` wrote to.
+    """
+    hidden = [thinned(blanked(case), channels) for case in cases]
+    restored = [read_image(image_path(folder, c.label, c.name)) for c in cases]
+    made = {system: np.stack(restored)}
+    with ThreadPoolExecutor() as pool:  # OpenCV's fills take longest, and release it
+        for method, fill in BASELINES.items():
+            images = pool.map(
+                lambda c, fill=fill: fill(
+                    c.image, c.mask, c.neighbor, c.previous, c.following
+                ),
+                hidden,
+            )
+            made[method] = np.stack(list(images))
+    return Filled(
+        np.stack([case.image[..., :channels] for case in cases]),
+        np.stack([case.mask for case in cases]),
+        made,
     )
 
 
-def metrics_for(dtype: str, shape: tuple[int, ...]) -> dict[str, dict[str, Metric]]:
-    """Region -> name -> metric, for images of a dtype and shape [H, W, C].
-
-    MS-SSIM needs sides of 176 and is left out below.
-    """
-    top = LEVELS[dtype]
-    both = {"psnr": psnr, "ssim": ssim, "mae": mae, "fsim": fsim}
-    if shape[-1] == 3:
-        both["fsimc"] = fsimc
-    whole = {**both, "ssim_eq7": ssim_eq7}
-
-    def in_hole(score: Callable[..., jax.Array]) -> Metric:
-        return image_metric(functools.partial(score, data_range=top))
-
-    def everywhere(score: Callable[..., jax.Array]) -> Metric:
-        return image_metric(
-            lambda truth, made, region: score(
-                truth, made, jnp.ones_like(region), data_range=top
-            )
-        )
-
-    metrics = {
-        "hole": {name: in_hole(score) for name, score in both.items()},
-        "image": {name: everywhere(score) for name, score in whole.items()},
-    }
-    if min(shape[:2]) >= MS_SSIM_LEAST:
-        metrics["image"]["ms_ssim"] = image_metric(
-            lambda truth, made, region: ms_ssim(truth, made, data_range=top)
-        )
-    return metrics
+def blanked(case: Case) -> Case:
+    """The case as a method may see it: 0 in the hole."""
+    return case._replace(image=np.where(case.mask > 0, 0, case.image))
 
 
-def scored_batches(
-    cases: Sequence[Case], made: np.ndarray, size: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of `size` for the metrics, the last one filled up."""
-    for some in chunks(range(len(cases)), size):
-        yield pad_batch(
-            {
-                "truth": np.stack([cases[i].image for i in some]).astype(np.float32),
-                "prediction": made[list(some)].astype(np.float32),
-                "region": np.stack([cases[i].mask for i in some]).astype(np.float32),
-            },
-            size,
-        )
-
-
-def tidy(bins: Sequence[Bin], dataset: str) -> list[dict[str, Any]]:
-    """One row a method, mask, region and metric."""
-    return [
-        {
-            "method": method,
-            "dataset": dataset,
-            "bin": one.label,
-            "region": region,
-            "metric": metric,
-            **{
-                name: plain(result[name])
-                for name in ("value", "sd", "n", "infinite", "undefined")
-            },
+def thinned(case: Case, channels: int) -> Case:
+    """The case with the first channels alone."""
+    names = ("image", "neighbor", "previous", "following")
+    images = {name: getattr(case, name) for name in names}
+    return case._replace(
+        **{
+            name: None if image is None else image[..., :channels]
+            for name, image in images.items()
         }
+    )
+
+
+def panels(
+    config: ConfigDict,
+    bins: Sequence[Bin],
+    cases: Iterable[Case],
+    channels: int,
+    folder: Path,
+) -> list[Panel]:
+    """The worst, median and best cases by PSNR in the hole, over all masks.
+
+    Args:
+      config: `system`, and `eval.panels` of each are shown.
+      bins: scored.
+      cases: the same cases once more.
+      channels: of the stack.
+      folder: that `write_restored` wrote to.
+    """
+    places = [(one.label, name) for one in bins for name in one.names]
+    values = [
+        float(value)
         for one in bins
-        for (method, region, metric), result in one.scores.items()
+        for value in one.methods[config.system].scores["hole", "psnr"]["values"]
     ]
-
-
-def plain(number: float) -> float | int | None:
-    """A number for JSON, which knows no NaN."""
-    return number if np.isfinite(number) else None
-
-
-def panels(bins: Sequence[Bin], system: str, count: int) -> list[Panel]:
-    """The worst, median and best cases by PSNR in the hole, over all masks."""
-    places = [(one, i) for one in bins for i in range(len(one.cases))]
-    values = [one.scores[system, "hole", "psnr"]["values"][i] for one, i in places]
-    out = []
-    for rank, chosen in choose(values, count).items():
-        for at in chosen:
-            one, i = places[at]
-            case = one.cases[i]
-            images = {
-                "truth": case.image,
-                "masked": np.where(case.mask > 0, 0, case.image),
-                "neighbor": case.neighbor,
-                "completed": one.made[system][i],
-                **{name: one.made[name][i] for name in BASELINES},
-            }
-            out.append(
-                Panel(
-                    name=case.name,
-                    bin=one.label,
-                    caption=f"{rank} PSNR in the hole",
-                    score=float(values[at]),
-                    images={name: eight_bit(image) for name, image in images.items()},
-                    mask=case.mask,
-                )
-            )
-    return out
+    ranks = choose(values, config.eval.panels)
+    wanted = {places[i]: (rank, values[i]) for rank in ranks for i in ranks[rank]}
+    drawn = {}
+    for case in cases:
+        place = case.label, case.name
+        if place not in wanted:
+            continue
+        rank, value = wanted[place]
+        filled = read_filled(config.system, [case], channels, folder)
+        made = {method: images[0] for method, images in filled.made.items()}
+        images = {
+            "truth": filled.truth[0],
+            "masked": blanked(case).image[..., :channels],
+            "neighbor": case.neighbor[..., :channels],
+            "completed": made.pop(config.system),
+            **made,
+        }
+        drawn[place] = Panel(
+            name=case.name,
+            bin=case.label,
+            caption=f"{rank} PSNR in the hole",
+            score=value,
+            images={name: eight_bit(image) for name, image in images.items()},
+            mask=case.mask,
+        )
+    return [drawn[place] for place in wanted]
 
 
 def eight_bit(image: np.ndarray) -> np.ndarray:
@@ -333,26 +392,73 @@ def eight_bit(image: np.ndarray) -> np.ndarray:
     return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
 
 
-def notes(config: ConfigDict, run: Mapping[str, Any], bins: Sequence[Bin]) -> list[str]:
+def facts_of(
+    config: ConfigDict,
+    run: Run,
+    data: SectionData,
+    bins: Sequence[Bin],
+    manifest: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What was run, for the results and the page."""
+    guided = sum(one.guided for one in bins)
+    methods = [scored for one in bins for scored in one.methods.values()]
+    return {
+        "system": config.system,
+        "dataset": dataset_name(config.data.source),
+        "data": "phantom" if config.data.source == "phantom" else "real",
+        "minutes": training_minutes(run.records),
+        "device": device_name(run.machine),
+        "steps": run.step,
+        "weights": weights_digest(run.variables),
+        "mask_manifest": manifest["sha256"],
+        "version": jaxinpaint.__version__,
+        "cases": sum(len(one.names) for one in bins),
+        "trained_on_this_stack": run.same_stack,
+        "cases_guided_by_training_sections": guided if run.same_stack else 0,
+        "valid_pixels_changed": sum(scored.changed for scored in methods),
+        # The path stands in the config alone.
+        "sections": {k: v for k, v in data.summary.items() if k != "source"},
+    }
+
+
+def notes(
+    config: ConfigDict, facts: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> list[str]:
     """What a reader has to know before the numbers."""
-    shape = bins[0].cases[0].image.shape
-    guided = run["cases_guided_by_training_sections"]
+    height, width = (manifest["masks"][0][side] for side in ("height", "width"))
+    if facts["trained_on_this_stack"]:
+        split = (
+            f"a neighbour was a training section in "
+            f"{facts['cases_guided_by_training_sections']} of them (split: "
+            f"{config.data.split})."
+        )
+    else:
+        split = "of another stack than the one that was trained on."
     lines = [
-        f"{run['cases']} test images of {shape[0]} x {shape[1]} pixels; a neighbour "
-        f"was a training section in {guided} of them (split: {config.data.split}).",
+        f"{facts['cases']} test images of {height} x {width} pixels; {split}",
         "The system sees one neighbour, chosen over the valid pixels; mean_neighbors "
-        "sees both where there are two.",
+        "sees both sections beside it, or the one there is at an end of the stack. No "
+        "method sees what lies under the hole.",
+        f"{facts['valid_pixels_changed']} valid pixels were changed, by all methods "
+        "in all images.",
     ]
-    if min(shape[:2]) < MS_SSIM_LEAST:
-        lines.append(f"MS-SSIM needs sides of {MS_SSIM_LEAST}: not computed.")
+    if min(height, width) < SMALLEST_SIDE:
+        lines.append(f"MS-SSIM needs sides of {SMALLEST_SIDE}: not computed.")
     lines.append("LPIPS needs pretrained weights: not computed.")
     return lines
 
 
 def read_records(path: Path, step: int) -> list[dict[str, Any]]:
-    """The training records up to a step."""
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    return [record for record in records if record["step"] <= step]
+    """The training records up to a step; a line that is cut short is passed over."""
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # of a run that was killed, or still writes
+            continue
+        if record["step"] <= step:
+            records.append(record)
+    return records
 
 
 def training_minutes(records: Sequence[Mapping[str, Any]]) -> float:
@@ -365,6 +471,13 @@ def training_minutes(records: Sequence[Mapping[str, Any]]) -> float:
     return minutes
 
 
+def device_name(machine: Mapping[str, Any]) -> str:
+    """Devices, equal ones counted, and the processor."""
+    counts = collections.Counter(machine["devices"])
+    names = [f"{n} x {name}" if n > 1 else name for name, n in counts.items()]
+    return f"{', '.join(names)} ({machine['processor']})"
+
+
 def weights_digest(variables: Variables) -> str:
     """SHA-256 over all parameters, in the tree's order."""
     digest = hashlib.sha256()
@@ -374,22 +487,71 @@ def weights_digest(variables: Variables) -> str:
     return digest.hexdigest()
 
 
-def dataset_name(config: ConfigDict) -> str:
-    """The source in words: the last parts of its path."""
-    return "/".join(Path(config.data.source).parts[-3:])
+def dataset_name(source: str) -> str:
+    """A source without the folders it lies in: its last name.
+
+    A folder that TFDS prepared keeps the three that name it, data set, config and
+    version.
+    """
+    parts = Path(source).absolute().parts
+    prepared = re.fullmatch(r"\d+\.\d+\.\d+", parts[-1])
+    return "/".join(parts[-3:]) if prepared else parts[-1]
 
 
-def folder_name(label: str) -> str:
-    """A mask's label as a folder: "30%" is "30_percent"."""
-    return label.replace("%", "_percent")
+def image_path(folder: Path, label: str, name: str) -> Path:
+    """Of a restored image; a label such as "30%" is the folder "30_percent"."""
+    return folder / label.replace("%", "_percent") / f"{name}.png"
 
 
-def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Runs of at most `size` items."""
-    return (items[i : i + size] for i in range(0, len(items), size))
+def mask_path(image: Path) -> Path:
+    """Of the mask beside a restored image."""
+    return image.with_name(f"{image.stem}_mask.png")
+
+
+def written_masks(
+    bins: Iterable[Bin], folder: Path
+) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Label, index and mask of every case, read from its file."""
+    for one in bins:
+        for index, name in enumerate(one.names):
+            path = mask_path(image_path(folder, one.label, name))
+            yield one.label, index, read_mask(path)
+
+
+def remove_results(folder: Path) -> None:
+    """Removes what an earlier evaluation wrote, so that no two are mixed."""
+    for name in RESULTS:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def write_scores(path: Path, bins: Iterable[Bin]) -> None:
+    """Writes the score of every image as CSV, for tests between methods."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["method", "bin", "image", "region", "metric", "value"])
+        for one in bins:
+            for method, scored in one.methods.items():
+                for (region, metric), result in scored.scores.items():
+                    for name, value in zip(one.names, result["values"], strict=True):
+                        lines.writerow([method, one.label, name, region, metric, value])
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON for people and programs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1) + "\n")
+    """Writes JSON for people and programs; it knows no NaN."""
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Runs of at most `size` items."""
+    items = iter(items)
+    while some := list(itertools.islice(items, size)):
+        yield some
+
+
+def say(console: Console, line: str) -> None:
+    """Prints one plain line."""
+    console.print(line, highlight=False, markup=False)

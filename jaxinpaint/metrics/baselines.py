@@ -176,7 +176,12 @@ def _composite(image: np.ndarray, hole: np.ndarray, filled: ArrayLike) -> np.nda
     return np.where(hole[..., None], np.rint(filled).astype(image.dtype), image)
 
 
-def _import_opencv(where: str) -> ModuleType:
+def import_opencv(where: str) -> ModuleType:
+    """The module of the extra `baselines` that `telea` and `navier_stokes` need.
+
+    Raises:
+      ImportError: it is not installed; the message names the extra.
+    """
     try:
         import cv2
     except ImportError as error:
@@ -191,7 +196,7 @@ def _opencv(
 ) -> np.ndarray:
     hole = _hole(where, image, mask)
     _expect_valid_pixel(where, hole)
-    cv2 = _import_opencv(where)
+    cv2 = import_opencv(where)
     # OpenCV mistakes hole pixels in the first two rows and columns for valid ones
     # (opencv#25389), so that the truth under the hole leaks into its fill. A frame of
     # hole pixels around the image cures that, and what is under the hole is blanked.

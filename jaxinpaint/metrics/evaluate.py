@@ -114,6 +114,19 @@ def _summary(values: np.ndarray) -> Mapping[str, Any]:
     }
 
 
+def together(metrics: Mapping[Any, Metric]) -> Metric:
+    """Makes one metric of several; its state and its result are theirs, by name."""
+    return Metric(
+        init=lambda: {name: metric.init() for name, metric in metrics.items()},
+        update=lambda states, batch: {
+            name: metric.update(states[name], batch) for name, metric in metrics.items()
+        },
+        result=lambda states: {
+            name: metric.result(states[name]) for name, metric in metrics.items()
+        },
+    )
+
+
 def check_batch(where: str, batch: Batch) -> None:
     """Checks the shapes and values of a batch of scored images, on the host.
 
@@ -211,8 +224,8 @@ def evaluate(
     Raises:
       ValueError: there is no batch, or one does not fit (`check_batch`).
     """
-    states = {name: metric.init() for name, metric in metrics.items()}
-    number = -1
+    every = together(metrics)
+    state, number = every.init(), -1
     for number, batch in enumerate(batches):
         check_batch(f"evaluate: batch {number}", batch)
         if sharding is None:
@@ -224,8 +237,7 @@ def evaluate(
                 )
                 for name, array in batch.items()
             }
-        for name, metric in metrics.items():
-            states[name] = metric.update(states[name], placed)
+        state = every.update(state, placed)
     if number < 0:
         raise InpaintInputError("evaluate: there is no batch to score.")
-    return {name: metric.result(states[name]) for name, metric in metrics.items()}
+    return dict(every.result(state))

@@ -3,6 +3,7 @@
 import base64
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -156,13 +157,7 @@ def _series(rows: Sequence[Row], system: str) -> list[tuple[str, str, str]]:
 
 def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was run, as the few facts no reader may miss."""
-    minutes = run["minutes"]
-    if minutes is None:
-        trained = "not here"
-    elif minutes < 120:
-        trained = f"{minutes:.3g} minutes"
-    else:
-        trained = f"{minutes / 60:.3g} hours"
+    trained = "not here" if run["minutes"] is None else _duration(run["minutes"])
     if "steps" in run:
         trained += f", {run['steps']} steps"
     kind = "synthetic" if run["data"] == "phantom" else "real"
@@ -174,8 +169,25 @@ def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     shown = {"weights": "Weights", "mask_manifest": "Masks", "version": "Version"}
     return facts + [
-        (label, str(run[key])) for key, label in shown.items() if key in run
+        (label, _short(str(run[key]))) for key, label in shown.items() if key in run
     ]
+
+
+def _duration(minutes: float) -> str:
+    """Writes a time in the unit that leaves few digits."""
+    for limit, unit, size in (
+        (2, "seconds", 1 / 60),
+        (120, "minutes", 1),
+        (48 * 60, "hours", 60),
+    ):
+        if minutes < limit:
+            return f"{minutes / size:.3g} {unit}"
+    return f"{minutes / (24 * 60):.3g} days"
+
+
+def _short(text: str) -> str:
+    """Cuts every digest in a text to its first 12 digits; the records have it whole."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b", r"\1…", text)
 
 
 def _panel(panel: Panel, limit: int, system: str) -> dict[str, Any]:

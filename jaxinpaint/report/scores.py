@@ -120,8 +120,9 @@ def verdict(rows: Sequence[Row], system: str) -> dict[str, Any]:
     """Says in sentences how a system stands against the baselines of its report.
 
     Returns:
-      {"good": bool, "lines": [str]}: a warning for each baseline that the system is
-      below anywhere; or one line that it is below none, or that none was run.
+      {"good": bool, "lines": [{"text", "places"}]}: a warning for each baseline that
+      the system is below anywhere, with the places by score; or one line that it is
+      below none, or that none was run.
     """
     places = {_place(row) for row in rows if row["method"] == system}
     compared: dict[str, int] = {}
@@ -130,7 +131,7 @@ def verdict(rows: Sequence[Row], system: str) -> dict[str, Any]:
             compared[row["method"]] = compared.get(row["method"], 0) + 1
     if not compared:
         line = f"No baseline was scored beside {system}: its numbers stand alone."
-        return {"good": False, "lines": [line]}
+        return {"good": False, "lines": [{"text": line, "places": []}]}
     worse = below(rows, system)
     if not worse:
         names = ", ".join(order(compared, system))
@@ -138,20 +139,25 @@ def verdict(rows: Sequence[Row], system: str) -> dict[str, Any]:
             f"{system} is below no baseline in the {sum(compared.values())} "
             f"comparisons of this report ({names})."
         )
-        return {"good": True, "lines": [line]}
+        return {"good": True, "lines": [{"text": line, "places": []}]}
+    several = len({row["dataset"] for row in rows}) > 1
     lines = []
     for method in order(worse, system):
-        groups: dict[tuple[str, ...], list[str]] = {}
+        groups: dict[str, list[str]] = {}
         for row in worse[method]:
-            at = (METRICS[row["metric"]].label, REGIONS[row["region"]], row["dataset"])
-            groups.setdefault(at, []).append(row["bin"])
-        several = len({row["dataset"] for row in rows}) > 1
-        where = "; ".join(
-            f"{label} {region}{f' on {dataset}' if several else ''}: {', '.join(bins)}"
-            for (label, region, dataset), bins in groups.items()
-        )
+            label = f"{METRICS[row['metric']].label} {REGIONS[row['region']]}"
+            if several:
+                label += f" on {row['dataset']}"
+            groups.setdefault(label, []).append(row["bin"])
         count = f"{len(worse[method])} of {compared[method]} scores"
-        lines.append(f"{system} is below {method} in {count}: {where}.")
+        lines.append(
+            {
+                "text": f"{system} is below {method} in {count}.",
+                "places": [
+                    f"{label}: {', '.join(bins)}" for label, bins in groups.items()
+                ],
+            }
+        )
     return {"good": False, "lines": lines}
 
 

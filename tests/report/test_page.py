@@ -268,6 +268,48 @@ def test_the_header_says_what_was_run(read):
     assert "Trained for minutes" in text
 
 
+def test_warnings_fold_their_places(tmp_path):
+    rows = fake_rows()
+    for row in rows:
+        if row["method"] == "ccpgan" and row["metric"] != "mae":
+            row["value"] -= 100.0
+    results = {"rows": rows, "run": fake_run()}
+    got = write(tmp_path / "r.html", results=results, **LIGHT)
+    warned = re.findall(r"<summary><strong>Warning.</strong> ([^<]*)</summary>", got)
+    assert warned == [  # 3 bins, PSNR and SSIM in two regions, three in the image
+        f"ccpgan is below {name} in 21 of 27 scores."
+        for name in ("constant", "copy_neighbor", "mean_neighbors")
+        + ("telea", "navier_stokes")
+    ]
+    places = Reader(got).text
+    assert places.count("MS-SSIM whole image: 32x32, 64x64, 128x128") == 5
+
+
+@pytest.mark.parametrize(
+    ("minutes", "said"),
+    [
+        (0.0961, "5.77 seconds, 600 steps"),
+        (3.5, "3.5 minutes, 600 steps"),
+        (125, "2.08 hours, 600 steps"),
+        (5760, "4 days, 600 steps"),
+        (None, "not here, 600 steps"),
+    ],
+)
+def test_training_time_has_a_sensible_unit(tmp_path, minutes, said):
+    results = {"rows": fake_rows(), "run": fake_run() | {"minutes": minutes}}
+    got = Reader(write(tmp_path / "r.html", results=results, **LIGHT)).text
+    assert said in got
+
+
+def test_digests_are_short_above_and_whole_below(tmp_path):
+    digest = "0123456789abcdef" * 4
+    run = fake_run() | {"weights": digest, "mask_manifest": digest}
+    results = {"rows": fake_rows(), "run": run}
+    got = Reader(write(tmp_path / "r.html", results=results, **LIGHT)).text
+    assert got.count("0123456789ab…") == 2
+    assert sum(digest in text for text in got) >= 2
+
+
 def test_real_and_long_runs_carry_no_phantom_badge(tmp_path):
     run = fake_run() | {"data": "real", "dataset": "CREMI A", "minutes": 600}
     results = {"rows": fake_rows(), "run": run}
@@ -305,10 +347,11 @@ def test_below_a_baseline_is_said_exactly_when_true(tmp_path, metric, shift, sai
             row["value"] += shift
     path = tmp_path / "r.html"
     results = {"rows": rows, "run": fake_run()}
-    got = " ".join(Reader(write(path, results=results, **LIGHT)).text)
+    read = Reader(write(path, results=results, **LIGHT))
+    got = " ".join(read.text)
     label = scores.METRICS[metric].label
-    line = f"below copy_neighbor in 1 of 12 scores: {label} in the hole: 32x32."
-    assert (line in got) == said
+    assert ("below copy_neighbor in 1 of 12 scores." in got) == said
+    assert (f"{label} in the hole: 32x32" in read.text) == said
     assert ("Warning." in got) == said
     assert ("is below no baseline" in got) != said
     assert "below telea" not in got
