@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ import jax
 from ml_collections import ConfigDict
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-FREE = ("steps", "train.", "eval.", "data.threads", "data.cache_dir")
+FREE = ("steps", "data.threads", "data.cache_dir")
+FREE_GROUPS = ("train.", "eval.")
 
 
 def open_workdir(workdir: Path, config: ConfigDict) -> None:
@@ -31,7 +33,9 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
         changes = ", ".join(
             f"{name} ({old.get(name)!r}, now {new.get(name)!r})"
             for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name) and not name.startswith(FREE)
+            if old.get(name) != new.get(name)
+            and name not in FREE
+            and not name.startswith(FREE_GROUPS)
         )
         if changes:
             raise ValueError(
@@ -43,7 +47,7 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
     (workdir / "images").mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(to_json(config), indent=2))
     write_atomically(workdir / "environment.json", json.dumps(environment(), indent=2))
-    write_atomically(workdir / "command.txt", " ".join(sys.argv) + "\n")
+    write_atomically(workdir / "command.txt", shlex.join(sys.argv) + "\n")
 
 
 def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
