@@ -140,7 +140,9 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     cases = itertools.chain([first], cases)
     bins = list(score_cases(cases, fill, config.eval.batch_size, console))
 
-    manifest = mask_sets.manifest(written_masks(bins, folder / "images"), config.eval.seed)
+    manifest = mask_sets.manifest(
+        written_masks(bins, folder / "images"), config.eval.seed
+    )
     facts = facts_of(config, run, data, bins, manifest)
     settings = {"config": to_json(config), "environment": environment()}
     rows = [

@@ -1,10 +1,13 @@
 """Integer grey levels on the host, the range [-1, 1] on the device."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 HALF = {"uint8": 127.5, "uint16": 32767.5}
+MARKS = ("mask", "neighbor_mask", "label")  # integers that are no grey levels
 
 
 def from_levels(levels: jax.Array) -> jax.Array:
@@ -14,6 +17,18 @@ def from_levels(levels: jax.Array) -> jax.Array:
       KeyError: another dtype.
     """
     return levels.astype(jnp.float32) / HALF[str(levels.dtype)] - 1.0
+
+
+def scale_batch(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Integer images to float32 in [-1, 1], masks to 0.0 and 1.0; floats stay."""
+    return {
+        name: (
+            from_levels(array)
+            if str(array.dtype) in HALF and name not in MARKS
+            else array.astype(jnp.float32)
+        )
+        for name, array in batch.items()
+    }
 
 
 def to_levels(image: np.ndarray, dtype: str) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Restores batches of integer or float images with a trained system."""
 
-import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -9,10 +8,8 @@ from ml_collections import ConfigDict
 
 from jaxinpaint import systems
 from jaxinpaint.core.checks import pad_to_multiple
-from jaxinpaint.core.levels import HALF, from_levels, to_levels
+from jaxinpaint.core.levels import HALF, scale_batch, to_levels
 from jaxinpaint.core.system import System, Variables
-
-MASKS = ("mask", "neighbor_mask")
 
 
 def restorer(
@@ -39,17 +36,9 @@ def restorer(
 
     @jax.jit
     def predict(variables: Variables, frozen: Variables, batch: dict) -> jax.Array:
-        scaled = {
-            name: (
-                from_levels(array)
-                if name not in MASKS and str(array.dtype) in HALF
-                else array.astype(np.float32)
-            )
-            for name, array in batch.items()
-        }
-        return system.predict(variables, frozen, scaled, key)["completed"]
+        batch = scale_batch(batch)
+        return system.predict(variables, frozen, batch, key)["completed"]
 
-    @functools.wraps(predict)
     def restore(batch: Mapping[str, np.ndarray]) -> np.ndarray:
         systems.validate_inputs(config.system, "restore", batch)
         image, mask = batch["image"], batch["mask"]
@@ -59,6 +48,7 @@ def restorer(
         padded = {
             name: pad_to_multiple(array, multiple, least)
             for name, array in batch.items()
+            if array is not None
         }
         out = np.asarray(predict(variables, frozen, padded))[:, :height, :width]
         if str(image.dtype) in HALF:

@@ -19,6 +19,7 @@ from jaxinpaint.core.checks import (
     check_image,
     check_mask,
     expect_shape,
+    pad_to_multiple,
 )
 from jaxinpaint.core.schedules import schedule
 from jaxinpaint.core.system import (
@@ -32,7 +33,7 @@ from jaxinpaint.core.system import (
 )
 from jaxinpaint.losses.adversarial import masked_gradient_penalty
 from jaxinpaint.losses.reconstruction import masked_l1, spatial_discount
-from jaxinpaint.models.ccpgan import LEAST_SIZE, Critic, Generator
+from jaxinpaint.models.ccpgan import LEAST_SIZE, STRIDE, Critic, Generator
 from jaxinpaint.ops.attention import AttentionOptions, check_keys
 
 CRITIC_STRIDE = 32  # four halvings of the image and of its half-size local box
@@ -195,7 +196,8 @@ def validate_inputs(where: str, batch: Mapping[str, np.ndarray]) -> None:
       where: the caller, for the message.
       batch: `image`, `neighbor`, `mask` and, where the neighbour is damaged,
         `neighbor_mask`; images are integer levels or float32 in [-1, 1]. What lies
-        in the hole of `image` is not looked at.
+        in the hole of `image` is not looked at. Height and width are free: the
+        keys are counted in the masks padded to the generator's stride.
 
     Raises:
       InpaintInputError: a shape, dtype or value that cannot be restored from.
@@ -219,7 +221,12 @@ def validate_inputs(where: str, batch: Mapping[str, np.ndarray]) -> None:
     if neighbor_mask is not None:
         expect_shape(where, "neighbor_mask", neighbor_mask, f"{b} {h} {w} 1")
         check_mask(where, neighbor_mask, allow_large_holes=True)
-    check_keys(mask, neighbor_mask)
+    check_keys(
+        pad_to_multiple(mask, STRIDE, LEAST_SIZE),
+        None
+        if neighbor_mask is None
+        else pad_to_multiple(neighbor_mask, STRIDE, LEAST_SIZE),
+    )
 
 
 def adam(options: ConfigDict, updates: int) -> optax.GradientTransformation:

@@ -1,8 +1,7 @@
 """Updates that are not finite are never applied, and counted."""
 
-import collections
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -46,11 +45,12 @@ class BadUpdates:
 
     Attributes:
       total: in the whole run, restarts included.
+      recent: the steps of those among the last 1000.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, recent: Iterable[int]) -> None:
         self.total = total
-        self.recent: collections.deque[bool] = collections.deque(maxlen=LAST)
+        self.recent = list(recent)
 
     def record(self, bad: bool, step: int) -> None:
         """Notes one update.
@@ -58,14 +58,14 @@ class BadUpdates:
         Raises:
           NonFiniteError: the last 10, or 50 of the last 1000, were not applied.
         """
-        self.total += bad
-        self.recent.append(bad)
         if not bad:
             return
-        row = list(self.recent)[-BAD_IN_A_ROW:]
-        if (len(row) == BAD_IN_A_ROW and all(row)) or sum(self.recent) >= BAD_OF_LAST:
+        self.total += 1
+        self.recent = [s for s in self.recent if s > step - LAST] + [step]
+        row = sum(s > step - BAD_IN_A_ROW for s in self.recent)
+        if row == BAD_IN_A_ROW or len(self.recent) >= BAD_OF_LAST:
             raise NonFiniteError(
-                f"train: {sum(self.recent)} of the last {len(self.recent)} updates "
+                f"train: {len(self.recent)} of the last {min(step, LAST)} updates "
                 f"were not finite, the last at step {step}; none was applied and the "
                 "last checkpoint is good. Lower config.optimizer.learning_rate, or "
                 "look at the data."

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from jaxinpaint.training.workdir import write_atomically
 
 PANEL_ROWS = 4
+SAVED = "checkpoint/step"  # the newest step that is whole on disk
 
 
 class Log:
@@ -61,35 +63,44 @@ class Log:
         self.console.print(line, highlight=False, markup=False)
 
     def start_at(self, step: int) -> None:
-        """Opens the events; drops records after `step`, which a resumed run repeats."""
+        """Opens the events; drops records after `step`, which a resumed run repeats.
+
+        Raises:
+          ValueError: the run would start afresh, though a checkpoint was saved.
+        """
+        path = self.workdir / "metrics.jsonl"
+        records = list(read_records(path))
+        saved = max((record.get(SAVED, 0) for record in records), default=0)
+        if step == 0 and saved > 0:
+            raise ValueError(
+                f"train: {path} tells that step {saved} was saved, but "
+                f"{self.workdir / 'checkpoints'} holds no step. Put it back, or give "
+                "another --workdir to start afresh."
+            )
         if not self.writes:
             return
         self.progress.update(self.task, completed=step)
         self.events = event_writer(self.workdir / "events", step)
         if self.events is None:
             self.say("No TensorBoard events: install jaxinpaint[report] to have them.")
-        path = self.workdir / "metrics.jsonl"
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:  # the line that a kill cut short
-                continue
-            if record["step"] <= step:
-                kept.append(line)
+        kept = [json.dumps(record) for record in records if record["step"] <= step]
         write_atomically(path, "".join(line + "\n" for line in kept))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one record to `metrics.jsonl` and to the events."""
+        """Appends one record to `metrics.jsonl` and to the events.
+
+        A number that is not finite is null there, since JSON has no word for it, and
+        no event.
+        """
         if not self.writes:
             return
+        record = {k: v if math.isfinite(v) else None for k, v in values.items()}
         with open(self.workdir / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps({"step": step, **record}) + "\n")
         if self.events is not None:
-            for name, value in values.items():
-                self.events.add_scalar(name, value, step)
+            for name, value in record.items():
+                if value is not None:
+                    self.events.add_scalar(name, value, step)
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
         """Moves the bar; prints a plain line where there is no terminal."""
@@ -124,6 +135,15 @@ class Log:
             self.events.add_image(name, sheet, step, dataformats="HWC")
 
 
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of `metrics.jsonl`, without a line that a kill cut short."""
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            yield json.loads(line)
+
+
 def event_writer(folder: Path, step: int) -> Any:
     """A TensorBoard writer, or None where tensorboardX is not installed.
 
@@ -150,6 +170,13 @@ class Pace:
         began = time.perf_counter()
         yield
         self.waited += time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out the time inside: scores and checkpoints are no steps."""
+        began = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - began
 
     def read(self, step: int) -> dict[str, float]:
         """The figures since the last reading."""

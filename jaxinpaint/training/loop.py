@@ -13,11 +13,18 @@ from ml_collections import ConfigDict
 
 from jaxinpaint.core.checkpoint import Checkpoints, restore_variables
 from jaxinpaint.core.checks import check_training_batch
+from jaxinpaint.core.levels import scale_batch
 from jaxinpaint.core.system import Batch, Key, Scalars, System, TrainState, Variables
 from jaxinpaint.training.guard import BadUpdates, Update, guarded
-from jaxinpaint.training.log import Log, Pace
-from jaxinpaint.training.prepare import check_spec, flip, prepare
-from jaxinpaint.training.sharding import make_mesh, put_batch, replicated, split
+from jaxinpaint.training.log import SAVED, Log, Pace
+from jaxinpaint.training.prepare import check_spec, flip
+from jaxinpaint.training.sharding import (
+    make_mesh,
+    put_batch,
+    put_whole,
+    replicated,
+    split,
+)
 from jaxinpaint.training.stop import StopRequest
 from jaxinpaint.training.validation import Validation
 from jaxinpaint.training.workdir import open_workdir, to_json
@@ -58,7 +65,8 @@ def train(
       The step reached, and 0, 143 (after SIGTERM) or 130 (after SIGINT).
 
     Raises:
-      ValueError: the workdir holds another config's run, or the data do not fit.
+      ValueError: the workdir holds another config's run, or has lost its
+        checkpoints, or the data do not fit.
       NonFiniteError: too many updates were not finite.
     """
     mesh, options = make_mesh(), config.train
@@ -75,15 +83,16 @@ def train(
             best=("eval/psnr", "max"),
         ) as checkpoints,
     ):
-        key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
+        make_key = lambda: jax.random.key(config.seed)
+        key = jax.jit(make_key, out_shardings=replicated(mesh))()
         state, step, bad_updates = start(
             system, key, checkpoints, mesh, log, config.init_from
         )
         log.start_at(step)
-        frozen = jax.device_put(system.load_frozen(), replicated(mesh))
+        frozen = put_whole(system.load_frozen(), mesh)
         score = Validation(system, validation, mesh, key)
         stream = batches(step)
-        ahead = next(stream)
+        ahead: HostBatch | None = next(stream)
         check_spec("train", ahead, system.batch_spec, jax.process_count())
         example = (state, frozen, put_batch(ahead, split(mesh)), key)
         update = compile_update(system, config, mesh, log, example)
@@ -102,17 +111,25 @@ def train(
                 log.show(at, values)
 
         def save() -> None:
-            scores, images = score(state.variables, frozen)
-            log.scalars(step, scores)
-            if step % options.panel_every == 0 or step == config.steps:
-                log.panel(step, images)
-            meta = {"config": to_json(config), "skipped_updates": bad_updates.total}
+            scores: dict[str, float] = {}
+            if step % options.save_every == 0 or step == config.steps:
+                # Off the interval somebody waits for the end of this process.
+                scores, images = score(state.variables, frozen)
+                if step % options.panel_every == 0 or step == config.steps:
+                    log.panel(step, images)
+            log.scalars(step, {**scores, SAVED: max(checkpoints.steps(), default=0)})
+            meta = {
+                "config": to_json(config),
+                "skipped_updates": bad_updates.total,
+                "skipped_lately": bad_updates.recent,
+            }
             checkpoints.save(step, state, meta, scores, force=True)
 
-        asked = stop.asked(step)
+        first, asked = step, stop.asked(step)
         with jax.transfer_guard("disallow"):
             unsettled: tuple[int, Scalars] | None = None
             while step < config.steps and not asked:
+                assert ahead is not None
                 check_training_batch("train", ahead)
                 batch = put_batch(ahead, split(mesh))
                 state, scalars = update(state, frozen, batch, key)
@@ -120,16 +137,20 @@ def train(
                 if unsettled is not None:  # of the step before, while this one runs
                     settle(*unsettled)
                 unsettled = (step, scalars)
-                with pace.waiting():
-                    ahead = next(stream)
+                if step < config.steps:
+                    with pace.waiting():
+                        ahead = stop.next_of(stream)
                 asked = stop.asked(step)
                 if step % options.save_every == 0 or step == config.steps or asked:
                     settle(*unsettled)
                     unsettled = None
-                    save()
+                    with pace.paused(), jax.transfer_guard("allow"):
+                        save()
         checkpoints.wait()
+        if step > first:
+            log.scalars(step, {SAVED: step})
         if asked:
-            log.say(f"Stopped at step {step} and saved; the same command goes on.")
+            log.say(f"Stopped at step {step}; the same command goes on from there.")
     return Outcome(step, stop.exit_code if asked else 0)
 
 
@@ -153,14 +174,15 @@ def start(
     if checkpoints.steps():
         back = checkpoints.restore(template, replicated(mesh))
         log.say(f"Going on from step {back.step}.")
-        return back.state, back.step, BadUpdates(back.meta["skipped_updates"])
+        skipped = (back.meta[name] for name in ("skipped_updates", "skipped_lately"))
+        return back.state, back.step, BadUpdates(*skipped)
     state = jax.jit(system.init, out_shardings=replicated(mesh))(key)
     if init_from:
         other = Path(init_from) / "checkpoints"
         found = restore_variables(other, template.variables, replicated(mesh))
         state = dataclasses.replace(state, variables=found.state)
         log.say(f"Beginning with the variables of {init_from}, step {found.step}.")
-    return state, 0, BadUpdates(0)
+    return state, 0, BadUpdates(0, ())
 
 
 def compile_update(
@@ -176,7 +198,7 @@ def compile_update(
         state: TrainState, frozen: Variables, batch: Batch, key: Key
     ) -> tuple[TrainState, Scalars]:
         key_flip, key_update = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = prepare(batch)
+        batch = scale_batch(batch)
         if config.data.flips:
             batch = flip(batch, key_flip)
         return guarded(system.update)(state, frozen, batch, key_update)
@@ -190,12 +212,26 @@ def compile_update(
         donate_argnums=0,
     )
     compiled = jitted.lower(*example).compile()
-    peak = getattr(compiled.memory_analysis(), "peak_memory_in_bytes", 0)
     log.say(
         f"Compiled the step in {time.perf_counter() - began:.1f} s; it needs "
-        f"{peak / 2**20:,.0f} MiB on each of {mesh.size} devices."
+        f"{device_bytes(compiled) / 2**20:,.0f} MiB on each of {mesh.size} devices."
     )
     return compiled
+
+
+def device_bytes(compiled: jax.stages.Compiled) -> int:
+    """What a program takes of each device's memory while it runs.
+
+    Arguments, results and scratch space, a donated argument and its result once;
+    `peak_memory_in_bytes` leaves out the scratch space on CPU.
+    """
+    memory = compiled.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
 
 
 def check_devices(system: System, mesh: Mesh) -> None:

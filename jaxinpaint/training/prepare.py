@@ -1,4 +1,4 @@
-"""From the host's integers to the batch of the contract, on the device."""
+"""A host batch against what a system declares, and its random symmetries."""
 
 from collections.abc import Mapping
 
@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinpaint.core.checks import DTypeError, ShapeMismatchError
-from jaxinpaint.core.levels import HALF, from_levels
+from jaxinpaint.core.levels import HALF
 from jaxinpaint.core.system import Batch, Key
-
-MARKS = ("mask", "label")  # integers that are no grey levels
 
 
 def check_spec(
@@ -42,18 +40,6 @@ def check_spec(
                 f"{where}: {name} must be {want.dtype}, uint8 or uint16, got "
                 f"{batch[name].dtype}."
             )
-
-
-def prepare(batch: Batch) -> Batch:
-    """Integer images to float32 in [-1, 1], masks to 0.0 and 1.0; floats stay."""
-    return {
-        name: (
-            from_levels(array)
-            if str(array.dtype) in HALF and name not in MARKS
-            else array.astype(jnp.float32)
-        )
-        for name, array in batch.items()
-    }
 
 
 def flip(batch: Batch, key: Key) -> Batch:

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxinpaint.core.system import Tree
+
 
 def make_mesh() -> Mesh:
     """All devices of all processes, in one axis named `data`."""
@@ -22,11 +24,23 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def put_whole(tree: Tree, mesh: Mesh) -> Tree:
+    """Sends arrays that every process holds whole to every device."""
+    where = replicated(mesh)
+
+    def put(leaf: jax.Array | np.ndarray) -> jax.Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, where, host.__getitem__)
+
+    return jax.tree.map(put, tree)
+
+
 def put_batch(
     batch: Mapping[str, np.ndarray], sharding: NamedSharding
 ) -> dict[str, jax.Array]:
     """Sends this process's rows of a batch; returns the global arrays."""
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
+    with jax.transfer_guard_host_to_device("allow"):  # here it is meant
+        return {
+            name: jax.make_array_from_process_local_data(sharding, array)
+            for name, array in batch.items()
+        }

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxinpaint.core.levels import scale_batch
 from jaxinpaint.core.system import Batch, Key, System, Variables
 from jaxinpaint.metrics.pixel import psnr
-from jaxinpaint.training.prepare import prepare
 from jaxinpaint.training.sharding import replicated, split
 
 COLUMNS = ("masked", "previous", "neighbor", "following", "completed", "image")
@@ -23,7 +23,7 @@ class Validation:
     ) -> None:
         rows = len(next(iter(batch.values())))
         where = split(mesh) if rows % mesh.size == 0 else replicated(mesh)
-        self.key = jax.device_put(key, replicated(mesh))
+        self.key = key
         self.batch = {
             name: jax.make_array_from_callback(array.shape, where, array.__getitem__)
             for name, array in batch.items()
@@ -32,7 +32,7 @@ class Validation:
         def score(
             variables: Variables, frozen: Variables, batch: Batch, key: Key
         ) -> tuple[jax.Array, Batch]:
-            batch = prepare(batch)
+            batch = scale_batch(batch)
             out = system.predict(variables, frozen, batch, key)
             truth, made = ((x + 1.0) / 2.0 for x in (batch["image"], out["completed"]))
             region = batch.get("mask", jnp.ones_like(truth[..., :1]))

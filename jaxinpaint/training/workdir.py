@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ import jax
 from ml_collections import ConfigDict
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-FREE = ("steps", "train.", "eval.", "data.threads", "data.cache_dir")
+FREE = ("steps", "data.threads", "data.cache_dir")
+FREE_GROUPS = ("train.", "eval.")
 
 
 def open_workdir(workdir: Path, config: ConfigDict) -> None:
@@ -27,14 +29,18 @@ def open_workdir(workdir: Path, config: ConfigDict) -> None:
     """
     path = workdir / "config.json"
     if path.exists() and (workdir / "checkpoints").exists():
-        changes = differences(path, config)
-        refuse(workdir, {k: v for k, v in changes.items() if not k.startswith(FREE)})
+        changes = {
+            name: change
+            for name, change in differences(path, config).items()
+            if name not in FREE and not name.startswith(FREE_GROUPS)
+        }
+        refuse(workdir, changes)
     if jax.process_index() > 0:
         return
     (workdir / "images").mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(to_json(config), indent=2))
     write_atomically(workdir / "environment.json", json.dumps(environment(), indent=2))
-    write_atomically(workdir / "command.txt", " ".join(sys.argv) + "\n")
+    write_atomically(workdir / "command.txt", shlex.join(sys.argv) + "\n")
 
 
 def check_same_model(workdir: Path, config: ConfigDict, keys: tuple[str, ...]) -> None:
