@@ -115,7 +115,7 @@ def test_processes_may_build_it_at_once(tmp_path):
     ]
     for process in work:
         process.start()
-    got = {results.get(timeout=60) for _ in work}
+    got = {results.get(timeout=300) for _ in work}
     for process in work:
         process.join(60)
         assert process.exitcode == 0
@@ -166,7 +166,7 @@ def test_what_a_killed_builder_left_is_removed_and_a_living_one_keeps_its(tmp_pa
     try:
         for builder_, one in zip(builders, ready, strict=True):
             builder_.start()
-            assert one.wait(60)
+            assert one.wait(300)
         folders = set((tmp_path / "sections").glob(".building-*"))
         assert len(folders) == 2
         other = stack.open_stack(noise(2, 9, 7, 1), tmp_path, LIMIT)
