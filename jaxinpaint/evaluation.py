@@ -4,19 +4,15 @@ Stands on the roof, with the scripts that call it: it joins data, inference, met
 and report, which do not know each other.
 """
 
-import collections
 import csv
-import hashlib
 import itertools
 import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -24,56 +20,29 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 import jaxinpaint
 from jaxinpaint import systems
-from jaxinpaint.core.checkpoint import restore_variables
-from jaxinpaint.core.system import System, Variables
 from jaxinpaint.data import mask_sets, pipeline
-from jaxinpaint.data.images import read_image, read_mask, write_image
+from jaxinpaint.data.images import read_mask
 from jaxinpaint.data.sections import Case, SectionData
+from jaxinpaint.filling import (
+    blanked,
+    image_path,
+    mask_path,
+    read_filled,
+    write_restored,
+)
 from jaxinpaint.inference.restore import restorer
-from jaxinpaint.metrics.baselines import BASELINES, import_opencv
+from jaxinpaint.metrics.baselines import import_opencv
 from jaxinpaint.metrics.ssim import SMALLEST_SIDE
 from jaxinpaint.report import paper_tables, plots
 from jaxinpaint.report.page import write_page
 from jaxinpaint.report.panels import Panel, choose
+from jaxinpaint.runs import Run, device_name, open_run, training_minutes, weights_digest
 from jaxinpaint.scoring import Filled, Scored, score, tidy
-from jaxinpaint.training.workdir import (
-    check_same_model,
-    differences,
-    environment,
-    refuse,
-    to_json,
-)
+from jaxinpaint.training.workdir import environment, to_json
 
-SAME_MODEL = ("system", "channels", "image_size", "model.", "attention.")
-SAME_SPLIT = (
-    "seed",
-    "data.split",
-    "data.validation_fraction",
-    "data.test_fraction",
-    "data.damage",
-)
 RESULTS = ("report.html", "metrics.json", "masks.json", "scores.csv", "images")
 
-Restore = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 Fill = Callable[[Sequence[Case]], Filled]
-
-
-class Run(NamedTuple):
-    """What a workdir holds of a run up to one step.
-
-    Attributes:
-      variables: of the checkpoint.
-      step: of the checkpoint.
-      records: of `metrics.jsonl`, up to it.
-      machine: that it was trained on, as `environment` tells it.
-      same_stack: whether the config names the stack that it was trained on.
-    """
-
-    variables: Variables
-    step: int
-    records: Sequence[Mapping[str, Any]]
-    machine: Mapping[str, Any]
-    same_stack: bool
 
 
 class Bin(NamedTuple):
@@ -171,40 +140,6 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     return folder / "report.html"
 
 
-def open_run(
-    config: ConfigDict, system: System, workdir: Path, step: int | None
-) -> Run:
-    """Reads a checkpoint and how it came to be; errors as `evaluate_run`."""
-    check_same_model(workdir, config, SAME_MODEL)
-    same_stack = check_same_split(workdir, config)
-    template = jax.eval_shape(system.init, jax.random.key(config.seed)).variables
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    restored = restore_variables(workdir / "checkpoints", template, device, step)
-    return Run(
-        restored.state,
-        restored.step,
-        read_records(workdir / "metrics.jsonl", restored.step),
-        json.loads((workdir / "environment.json").read_text()),
-        same_stack,
-    )
-
-
-def check_same_split(workdir: Path, config: ConfigDict) -> bool:
-    """Whether a config names the stack that a workdir's run was trained on.
-
-    Raises:
-      ValueError: it does, but splits it in another way: a test section could be one
-        that was trained on.
-    """
-    changes = differences(workdir / "config.json", config)
-    phantom = config.data.source == "phantom"
-    stack = ("data.source", "data.phantom.") if phantom else ("data.source",)
-    if any(name.startswith(stack) for name in changes):
-        return False
-    refuse(workdir, {k: v for k, v in changes.items() if k in SAME_SPLIT})
-    return True
-
-
 def score_cases(
     cases: Iterable[Case], fill: Fill, batch_size: int, console: Console
 ) -> Iterator[Bin]:
@@ -256,87 +191,6 @@ def score_bin(
 
     methods = score(parts(), batch_size)
     return Bin(label, [name for name, _ in facts], sum(g for _, g in facts), methods)
-
-
-def write_restored(
-    cases: Sequence[Case],
-    names: Iterable[str],
-    restore: Restore,
-    batch_size: int,
-    channels: int,
-    folder: Path,
-) -> None:
-    """Restores cases and writes each result beside its mask (255 = hole).
-
-    The truth under the hole never reaches the system.
-
-    Args:
-      cases: at most `batch_size` of them.
-      names: of the arrays of a case that `restore` takes.
-      restore: a batch to completed images.
-      batch_size: rows of that batch; the last case is repeated to fill it.
-      channels: of the stack. A grey section that was repeated for a colour model is
-        written grey, the mean of the three channels.
-      folder: for the images, a folder for each label in it.
-    """
-    hidden = [blanked(case) for case in cases]
-    batch = {name: np.stack([getattr(c, name) for c in hidden]) for name in names}
-    fill = [(0, batch_size - len(cases))] + [(0, 0)] * 3
-    batch = {name: np.pad(array, fill, mode="edge") for name, array in batch.items()}
-    for case, image in zip(cases, restore(batch), strict=False):
-        if channels < image.shape[-1]:
-            image = np.rint(image.mean(axis=-1, keepdims=True)).astype(image.dtype)
-        place = image_path(folder, case.label, case.name)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_image(place, image)
-        write_image(mask_path(place), case.mask * np.uint8(255))
-
-
-def read_filled(
-    system: str, cases: Sequence[Case], channels: int, folder: Path
-) -> Filled:
-    """Reads what the system made and puts the classical fills beside it.
-
-    Args:
-      system: the name it gets among the methods.
-      cases: some, of one size.
-      channels: of the stack, in which all are compared.
-      folder: that `write_restored` wrote to.
-    """
-    hidden = [thinned(blanked(case), channels) for case in cases]
-    restored = [read_image(image_path(folder, c.label, c.name)) for c in cases]
-    made = {system: np.stack(restored)}
-    with ThreadPoolExecutor() as pool:  # OpenCV's fills take longest, and release it
-        for method, fill in BASELINES.items():
-            images = pool.map(
-                lambda c, fill=fill: fill(
-                    c.image, c.mask, c.neighbor, c.previous, c.following
-                ),
-                hidden,
-            )
-            made[method] = np.stack(list(images))
-    return Filled(
-        np.stack([case.image[..., :channels] for case in cases]),
-        np.stack([case.mask for case in cases]),
-        made,
-    )
-
-
-def blanked(case: Case) -> Case:
-    """The case as a method may see it: 0 in the hole."""
-    return case._replace(image=np.where(case.mask > 0, 0, case.image))
-
-
-def thinned(case: Case, channels: int) -> Case:
-    """The case with the first channels alone."""
-    names = ("image", "neighbor", "previous", "following")
-    images = {name: getattr(case, name) for name in names}
-    return case._replace(
-        **{
-            name: None if image is None else image[..., :channels]
-            for name, image in images.items()
-        }
-    )
 
 
 def panels(
@@ -450,45 +304,6 @@ def notes(
     return lines
 
 
-def read_records(path: Path, step: int) -> list[dict[str, Any]]:
-    """The training records up to a step; a line that is cut short is passed over."""
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # of a run that was killed, or still writes
-            continue
-        if record["step"] <= step:
-            records.append(record)
-    return records
-
-
-def training_minutes(records: Sequence[Mapping[str, Any]]) -> float:
-    """Time spent in training steps, restarts not counted twice."""
-    minutes, last = 0.0, 0
-    for record in records:
-        if "speed/step_ms" in record:
-            minutes += record["speed/step_ms"] * (record["step"] - last) / 60_000
-            last = record["step"]
-    return minutes
-
-
-def device_name(machine: Mapping[str, Any]) -> str:
-    """Devices, equal ones counted, and the processor."""
-    counts = collections.Counter(machine["devices"])
-    names = [f"{n} x {name}" if n > 1 else name for name, n in counts.items()]
-    return f"{', '.join(names)} ({machine['processor']})"
-
-
-def weights_digest(variables: Variables) -> str:
-    """SHA-256 over all parameters, in the tree's order."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
 def dataset_name(source: str) -> str:
     """A source without the folders it lies in: its last name.
 
@@ -498,16 +313,6 @@ def dataset_name(source: str) -> str:
     parts = Path(source).absolute().parts
     prepared = re.fullmatch(r"\d+\.\d+\.\d+", parts[-1])
     return "/".join(parts[-3:]) if prepared else parts[-1]
-
-
-def image_path(folder: Path, label: str, name: str) -> Path:
-    """Of a restored image; a label such as "30%" is the folder "30_percent"."""
-    return folder / label.replace("%", "_percent") / f"{name}.png"
-
-
-def mask_path(image: Path) -> Path:
-    """Of the mask beside a restored image."""
-    return image.with_name(f"{image.stem}_mask.png")
 
 
 def written_masks(

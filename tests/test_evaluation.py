@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from configs import ccpgan as ccpgan_config
-from jaxinpaint import evaluation, scoring
+from jaxinpaint import evaluation, filling, runs, scoring
 from jaxinpaint.core.checkpoint import Checkpoints
 from jaxinpaint.core.system import System, TrainState
 from jaxinpaint.data import images, pipeline, sections
@@ -286,7 +286,7 @@ def test_valid_pixels_stay_bit_for_bit_in_the_files_depth(done):
         assert made.dtype == truth.dtype and made.shape == truth.shape
         np.testing.assert_array_equal(made[~hole], truth[~hole])
         assert (made[hole] != truth[hole]).mean() > 0.5
-    filled = evaluation.read_filled(
+    filled = filling.read_filled(
         "ccpgan", done.cases[:3], done.stack.shape[-1], done.folder / "images"
     )
     assert list(filled.made) == METHODS
@@ -320,7 +320,7 @@ def test_the_page_holds_the_numbers(done):
 def test_at_the_end_of_the_stack_the_one_section_is_the_mean(done):
     last = [case for case in done.cases if case.following is None]
     assert len(last) == 2  # one a mask
-    filled = evaluation.read_filled(
+    filled = filling.read_filled(
         "ccpgan", last[:1], done.stack.shape[-1], done.folder / "images"
     )
     hole = last[0].mask[..., 0] == 1
@@ -352,9 +352,9 @@ def test_no_method_sees_what_lies_under_the_hole(done, tmp_path):
                 for case in some
             ]
         arguments = (["image", "mask", "neighbor"], restore, 4, channels)
-        evaluation.write_restored(cases, *arguments, tmp_path / name)
+        filling.write_restored(cases, *arguments, tmp_path / name)
         made.append(
-            evaluation.read_filled("ccpgan", cases, channels, tmp_path / name).made
+            filling.read_filled("ccpgan", cases, channels, tmp_path / name).made
         )
     for method in METHODS:
         np.testing.assert_array_equal(made[0][method], made[1][method], method)
@@ -530,9 +530,9 @@ def test_names_of_data_hold_no_folders():
 
 def test_equal_devices_are_counted():
     machine = {"devices": ["gpu:H200"] * 8, "processor": "Some Processor"}
-    assert evaluation.device_name(machine) == "8 x gpu:H200 (Some Processor)"
+    assert runs.device_name(machine) == "8 x gpu:H200 (Some Processor)"
     machine = {"devices": ["cpu:cpu"], "processor": "Some Processor"}
-    assert evaluation.device_name(machine) == "cpu:cpu (Some Processor)"
+    assert runs.device_name(machine) == "cpu:cpu (Some Processor)"
 
 
 def test_cases_are_those_of_the_data(done):

@@ -118,6 +118,7 @@ def build(
     data = config.data
     _check_form(config, batch_spec, process_count)
     rows, size = batch_spec["image"].shape[:2]
+    seed = int(config.seed)  # whatever becomes of the config later
     source = data.source
     if source == "phantom":
         source = phantoms.tissue(**data.phantom.to_dict())
@@ -129,7 +130,7 @@ def build(
     both = bool({"previous", "following"} & set(batch_spec))
     sound = [z for z in range(len(stack.names)) if z not in view.damage]
     split = split_sections(
-        sound, data.split, data.validation_fraction, data.test_fraction, config.seed
+        sound, data.split, data.validation_fraction, data.test_fraction, seed
     )
 
     # Assumption: a training hole may lie anywhere, so a damaged section is no
@@ -157,11 +158,11 @@ def build(
     sides = _sides(training, choices, data.neighbor)
     targets = np.array([sample.target for sample in training])
     names = [name for name in NAMES if name in batch_spec and name != "mask"]
-    draw_masks = mask_sets.training_masks(config.mask, size, config.seed)
+    draw_masks = mask_sets.training_masks(config.mask, size, seed)
     room = np.array(view.volume.shape[1:3]) - size + 1
 
     def batch(step: int) -> Batch:
-        rng = np.random.default_rng([config.seed, step])
+        rng = np.random.default_rng([seed, step])
         row = rng.integers(len(targets), size=rows)
         corner = rng.integers(room, size=(rows, 2))
         guide = sides[row, rng.integers(2, size=rows)]
@@ -176,7 +177,7 @@ def build(
 
     def validation() -> Batch:
         samples, count = checked or training, data.validation_crops
-        rng = np.random.default_rng([config.seed, 0, _VALIDATION])
+        rng = np.random.default_rng([seed, 0, _VALIDATION])
         row = rng.integers(len(samples), size=count)
         corner = rng.integers(room, size=(count, 2))
         mask = draw_masks(rng, count)

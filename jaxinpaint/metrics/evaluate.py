@@ -34,7 +34,7 @@ class Metric(NamedTuple):
 
     init: Callable[[], Any]
     update: Callable[[Any, Batch], Any]
-    result: Callable[[Any], Mapping[str, Any]]
+    result: Callable[[Any], Mapping[Any, Any]]
 
 
 class ImageScores(NamedTuple):

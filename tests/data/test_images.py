@@ -313,7 +313,7 @@ def test_damaged_files_end_in_an_error_or_in_an_image(tmp_path):
     rng = np.random.default_rng(0)
     files, ends = corpus(), {"image": 0, "error": 0}
     path = tmp_path / "fuzzed.bin"
-    start = time.perf_counter()
+    start = time.process_time()
     for trial in range(240):
         data = bytearray(files[trial % len(files)])
         if rng.random() < 0.2:
@@ -334,7 +334,7 @@ def test_damaged_files_end_in_an_error_or_in_an_image(tmp_path):
             assert "fuzzed.bin" in str(error)
             ends["error"] += 1
     assert min(ends.values()) > 20, ends
-    assert time.perf_counter() - start < 20.0
+    assert time.process_time() - start < 20.0
 
 
 @pytest.mark.skipif(not SAMPLES.exists(), reason="no sample data beside the checkout")

@@ -91,7 +91,7 @@ def test_a_program_may_end_without_closing():
         cwd=pathlib.Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "")
 

@@ -269,6 +269,8 @@ def test_a_batch_depends_on_seed_and_step_alone(tmp_path):
     again = sections.build(config, spec("neighbor"))
     same(again.batch(5), straight[5])
     same(again.validation, data.validation)
+    config.seed = 8  # a config that changes under a run changes no batch
+    same(again.batch(5), straight[5])
     assert not np.array_equal(straight[0]["image"], straight[1]["image"])
 
 

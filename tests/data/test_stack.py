@@ -115,7 +115,7 @@ def test_processes_may_build_it_at_once(tmp_path):
     ]
     for process in work:
         process.start()
-    got = {results.get(timeout=60) for _ in work}
+    got = {results.get(timeout=300) for _ in work}
     for process in work:
         process.join(60)
         assert process.exitcode == 0
@@ -158,15 +158,17 @@ def test_what_a_killed_builder_left_is_removed_and_a_living_one_keeps_its(tmp_pa
     context = multiprocessing.get_context("spawn")
     ready = [context.Event() for _ in range(2)]
     builders = [
-        context.Process(target=_build_forever, args=(noise(3, 9, 7, 1), tmp_path, one))
+        context.Process(
+            target=_build_forever, args=(noise(3, 9, 7, 1), tmp_path, one), daemon=True
+        )
         for one in ready
     ]
-    for builder_, one in zip(builders, ready, strict=True):
-        builder_.start()
-        assert one.wait(60)
-    folders = set((tmp_path / "sections").glob(".building-*"))
-    assert len(folders) == 2
     try:
+        for builder_, one in zip(builders, ready, strict=True):
+            builder_.start()
+            assert one.wait(300)
+        folders = set((tmp_path / "sections").glob(".building-*"))
+        assert len(folders) == 2
         other = stack.open_stack(noise(2, 9, 7, 1), tmp_path, LIMIT)
         assert set((tmp_path / "sections").glob(".building-*")) == folders
         builders[0].kill()

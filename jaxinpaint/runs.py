@@ -1,0 +1,130 @@
+"""Opens what training left in a workdir: a checkpoint, and how it came to be.
+
+Stands on the roof.
+"""
+
+import collections
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxinpaint.core.checkpoint import restore_variables
+from jaxinpaint.core.system import System, Variables
+from jaxinpaint.training.workdir import check_same_model, differences, refuse
+
+SAME_MODEL = ("system", "channels", "image_size", "model.", "attention.")
+SAME_SPLIT = (
+    "seed",
+    "data.split",
+    "data.validation_fraction",
+    "data.test_fraction",
+    "data.damage",
+)
+
+
+class Run(NamedTuple):
+    """What a workdir holds of a run up to one step.
+
+    Attributes:
+      variables: of the checkpoint.
+      step: of the checkpoint.
+      records: of `metrics.jsonl`, up to it.
+      machine: that it was trained on, as `environment` tells it.
+      same_stack: whether the config names the stack that it was trained on.
+    """
+
+    variables: Variables
+    step: int
+    records: Sequence[Mapping[str, Any]]
+    machine: Mapping[str, Any]
+    same_stack: bool
+
+
+def open_run(
+    config: ConfigDict, system: System, workdir: Path, step: int | None
+) -> Run:
+    """Reads a checkpoint and how it came to be.
+
+    Args:
+      config: of the model; it may name another stack than training's.
+      system: built from it.
+      workdir: of the run.
+      step: of the checkpoint; the newest good one if None.
+
+    Raises:
+      FileNotFoundError: no run, or no such checkpoint.
+      ValueError: another model, or another split of the stack it was trained on.
+    """
+    check_same_model(workdir, config, SAME_MODEL)
+    same_stack = check_same_split(workdir, config)
+    template = jax.eval_shape(system.init, jax.random.key(config.seed)).variables
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    restored = restore_variables(workdir / "checkpoints", template, device, step)
+    return Run(
+        restored.state,
+        restored.step,
+        read_records(workdir / "metrics.jsonl", restored.step),
+        json.loads((workdir / "environment.json").read_text()),
+        same_stack,
+    )
+
+
+def check_same_split(workdir: Path, config: ConfigDict) -> bool:
+    """Whether a config names the stack that a workdir's run was trained on.
+
+    Raises:
+      ValueError: it does, but splits it in another way: a test section could be one
+        that was trained on.
+    """
+    changes = differences(workdir / "config.json", config)
+    phantom = config.data.source == "phantom"
+    stack = ("data.source", "data.phantom.") if phantom else ("data.source",)
+    if any(name.startswith(stack) for name in changes):
+        return False
+    refuse(workdir, {k: v for k, v in changes.items() if k in SAME_SPLIT})
+    return True
+
+
+def read_records(path: Path, step: int) -> list[dict[str, Any]]:
+    """The training records up to a step; a line that is cut short is passed over."""
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # of a run that was killed, or still writes
+            continue
+        if record["step"] <= step:
+            records.append(record)
+    return records
+
+
+def training_minutes(records: Sequence[Mapping[str, Any]]) -> float:
+    """Time spent in training steps, restarts not counted twice."""
+    minutes, last = 0.0, 0
+    for record in records:
+        if "speed/step_ms" in record:
+            minutes += record["speed/step_ms"] * (record["step"] - last) / 60_000
+            last = record["step"]
+    return minutes
+
+
+def device_name(machine: Mapping[str, Any]) -> str:
+    """Devices, equal ones counted, and the processor."""
+    counts = collections.Counter(machine["devices"])
+    names = [f"{n} x {name}" if n > 1 else name for name, n in counts.items()]
+    return f"{', '.join(names)} ({machine['processor']})"
+
+
+def weights_digest(variables: Variables) -> str:
+    """SHA-256 over all parameters, in the tree's order."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
