@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 PRESETS = {
     "paper": {},
     "demo": {
-        "batch_size": 6,
+        "batch_size": 4,
         "image_size": 64,
         "channels": 1,
-        "steps": 700,
+        "steps": 1000,
         "n_critic": 1,
         "model.width": 16,
         "model.critic_width": 16,
@@ -43,7 +43,7 @@ PRESETS = {
         "train.save_every": 200,
         "eval.crop_size": 128,
         "eval.crops_per_section": 4,
-        "eval.masks.squares": (16, 32, 64),
+        "eval.masks.squares": (16, 32, 48),
         "eval.masks.half": False,
         "eval.masks.centre": (),
         "eval.masks.irregular_ratios": (0.1, 0.3),
