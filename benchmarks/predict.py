@@ -143,7 +143,9 @@ def run(options: Options, console: Console) -> dict[str, Any]:
     system = systems.build(options.config)
     size = options.size or _own_size(system)
     spec = noise.shapes(system.batch_spec, size, options.batch)
-    variables = jax.jit(system.init)(jax.random.key(0)).variables
+    # XLA's own generator: the default one takes longer to compile than the network.
+    key = jax.random.key(0, impl="unsafe_rbg")
+    variables = jax.jit(lambda key: system.init(key).variables)(key)
     frozen = system.load_frozen()
     sets = noise.draw_sets(spec)
     tell(f"{options.source} at {size} x {size}, batch {options.batch}: compiling")
@@ -291,7 +293,8 @@ def _predict_bytes(
     key: Key,
 ) -> jax.Array:
     batch = noise.to_batch(levels, spec)
-    return noise.to_bytes(system.predict(variables, frozen, batch, key)["completed"])
+    out = system.predict(variables, frozen, batch, key)
+    return noise.to_bytes(correct.completed_of("predict in bytes", out))
 
 
 def _own_size(system: System) -> int:
