@@ -36,7 +36,7 @@ class Validation:
             region = batch.get("mask", jnp.ones_like(truth[..., :1]))
             value = psnr(truth, made, region, data_range=1.0).mean()
             masked = jnp.where(region > 0, 0.0, batch["image"])
-            guides = {
+            guides: dict[str, jax.Array] = {
                 name: batch[name]
                 for name in ("previous", "neighbor", "following")
                 if name in batch
