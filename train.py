@@ -77,8 +77,8 @@ def parse(argv: list[str]) -> list[str]:
     """Parses the flags; wrong ones end the process."""
     try:
         return flags.FLAGS(argv)
-    except AttributeError as error:  # ml_collections raises it for --config.nokey=1
-        end(ValueError(f"--config has no key {error}"), 2)
+    except AttributeError as error:  # of ml_collections, with a KeyError in it
+        end(ValueError(f"--config has no key {error.args[0].args[0]}"), 2)
     except (flags.Error, TypeError, ValueError) as error:
         end(error, 2)
 

@@ -16,7 +16,9 @@ def from_levels(levels: jax.Array) -> jax.Array:
     Raises:
       KeyError: another dtype.
     """
-    return levels.astype(jnp.float32) / HALF[str(levels.dtype)] - 1.0
+    top = 2.0 * HALF[str(levels.dtype)]
+    # Divided last: v / 127.5 - 1, compiled into one rounding, leaves [-1, 1].
+    return (2.0 * levels.astype(jnp.float32) - top) / top
 
 
 def scale_batch(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

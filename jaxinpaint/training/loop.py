@@ -92,9 +92,9 @@ def train(
         frozen = put_whole(system.load_frozen(), mesh)
         score = Validation(system, validation, mesh, key)
         stream = batches(step)
-        ahead: HostBatch | None = next(stream)
-        check_spec("train", ahead, system.batch_spec, jax.process_count())
-        example = (state, frozen, put_batch(ahead, split(mesh)), key)
+        opening = next(stream)
+        check_spec("train", opening, system.batch_spec, jax.process_count())
+        example = (state, frozen, put_batch(opening, split(mesh)), key)
         update = compile_update(system, config, mesh, log, example)
         pace = Pace(next(iter(system.batch_spec.values())).shape[0], step)
 
@@ -125,6 +125,7 @@ def train(
             }
             checkpoints.save(step, state, meta, scores, force=True)
 
+        ahead: HostBatch | None = opening
         first, asked = step, stop.asked(step)
         with jax.transfer_guard("disallow"):
             unsettled: tuple[int, Scalars] | None = None
@@ -212,21 +213,23 @@ def compile_update(
         donate_argnums=0,
     )
     compiled = jitted.lower(*example).compile()
+    needs = device_bytes(compiled)
+    memory = "unknown memory" if needs is None else f"{needs / 2**20:,.0f} MiB"
     log.say(
-        f"Compiled the step in {time.perf_counter() - began:.1f} s; it needs "
-        f"{device_bytes(compiled) / 2**20:,.0f} MiB on each of {mesh.size} devices."
+        f"Compiled the step in {time.perf_counter() - began:.1f} s; it needs {memory} "
+        f"on each of {mesh.size} devices."
     )
     return compiled
 
 
-def device_bytes(compiled: jax.stages.Compiled) -> int:
-    """What a program takes of each device's memory while it runs.
+def device_bytes(compiled: jax.stages.Compiled) -> int | None:
+    """What a program takes of each device's memory; None where XLA does not tell.
 
     Arguments, results and scratch space, a donated argument and its result once;
     `peak_memory_in_bytes` leaves out the scratch space on CPU.
     """
     memory = compiled.memory_analysis()
-    return (
+    return memory and (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes

@@ -1,0 +1,173 @@
+"""train.py with CCPGAN: signals, other device counts, and two processes."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs.ccpgan import get_config
+from jaxinpaint import systems
+from jaxinpaint.core.checkpoint import restore_variables
+from tests.training import toy
+
+pytestmark = pytest.mark.slow
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS = 16
+CONFIG = {
+    "batch_size": 8,
+    "n_critic": 1,
+    "steps": STEPS,
+    "train.save_every": 4,
+    "train.panel_every": 8,
+}
+
+
+class Runs:
+    """Starts train.py below one folder, where compiled programs are shared."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def begin(self, name, *more, **environment):
+        changes = [f"--config.{key}={value}" for key, value in CONFIG.items()]
+        programs = {
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_NUM_CPU_DEVICES": "1",
+        }
+        with open(self.folder / f"{name}.txt", "a") as output:
+            return subprocess.Popen(
+                [
+                    *(sys.executable, "train.py"),
+                    "--config=configs/ccpgan.py:smoke",
+                    f"--workdir={self.folder / name}",
+                    f"--config.data.cache_dir={self.folder / 'sections'}",
+                    *changes,
+                    *more,
+                ],
+                cwd=ROOT,
+                env={**os.environ, **programs, **environment},
+                stdout=output,
+                stderr=output,
+            )
+
+    def end(self, process, name):
+        """The exit code; what was printed if it is a traceback's."""
+        code = process.wait(timeout=600)
+        said = (self.folder / f"{name}.txt").read_text()
+        assert "Traceback" not in said, said
+        return code
+
+    def reach(self, step, name, process):
+        """Waits for the record of a step, of a run that goes on."""
+        while not (self.folder / name / "metrics.jsonl").exists() or not [
+            at for at, _, _ in toy.records(self.folder / name) if at >= step
+        ]:
+            assert process.poll() is None, (self.folder / f"{name}.txt").read_text()
+            time.sleep(0.02)
+        assert process.poll() is None
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return Runs(tmp_path_factory.mktemp("ccpgan"))
+
+
+@pytest.fixture(scope="module")
+def straight(runs):
+    assert runs.end(runs.begin("straight"), "straight") == 0
+    return runs.folder / "straight"
+
+
+def close(one, other):
+    """Compares losses of any size; those near zero are differences of others."""
+    one, other = toy.records(one), toy.records(other)
+    assert [record[:2] for record in one] == [record[:2] for record in other]
+    values = np.float64([[a[2], b[2]] for a, b in zip(one, other, strict=True)])
+    np.testing.assert_allclose(values[:, 0], values[:, 1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)]
+)
+def test_an_interrupted_run_goes_on_bit_for_bit(runs, straight, number, code):
+    name = number.name
+    process = runs.begin(name)
+    runs.reach(6, name, process)
+    process.send_signal(number)
+    assert runs.end(process, name) == code
+    done = toy.steps_saved(runs.folder / name)[-1]
+    assert done < STEPS
+    if code > 0:
+        assert done >= 6
+    assert runs.end(runs.begin(name), name) == 0
+    assert f"Going on from step {done}." in (runs.folder / f"{name}.txt").read_text()
+    assert toy.leaves(runs.folder / name, STEPS) == toy.leaves(straight, STEPS)
+    for prefix in ("loss/", "eval/"):
+        assert toy.records(runs.folder / name, prefix) == toy.records(straight, prefix)
+
+
+def test_the_output_is_readable(runs, straight):
+    lines = (runs.folder / "straight.txt").read_text().splitlines()
+    assert lines[0] == "critic_global: 10,801 parameters"
+    compiled = [line for line in lines if line.startswith("Compiled the step in ")]
+    assert len(compiled) == 1 and "MiB on each of 1 devices." in compiled[0]
+    steps = [line for line in lines if line.startswith("step ")]
+    assert steps[0].startswith(f"step 1/{STEPS}  ae ") and len(steps) == STEPS
+    assert len(lines) == 3 + 1 + STEPS
+
+
+def test_eight_devices_equal_one(runs, straight):
+    process = runs.begin("eight", JAX_NUM_CPU_DEVICES="8")
+    assert runs.end(process, "eight") == 0
+    close(runs.folder / "eight", straight)
+    config = get_config("smoke")
+    config.update_from_flattened_dict(CONFIG)
+    system = systems.build(config)
+    template = jax.eval_shape(system.init, jax.random.key(0)).variables
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    kernels = [
+        [
+            np.asarray(leaf)
+            for leaf in jax.tree.leaves(
+                restore_variables(workdir / "checkpoints", template, here).state
+            )
+            if leaf.ndim > 1  # a bias of zero gradient follows Adam's rounding
+        ]
+        for workdir in (straight, runs.folder / "eight")
+    ]
+    rms = lambda x: np.sqrt(np.mean(x**2))
+    for one, eight in zip(*kernels, strict=True):
+        assert rms(one - eight) <= 1e-4 * rms(one)
+
+
+def test_two_processes_stop_and_go_on_together_and_equal_one(runs, straight):
+    def begin():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        return [
+            runs.begin(
+                *("two", f"--coordinator=127.0.0.1:{port}"),
+                *("--processes=2", f"--process={index}"),
+            )
+            for index in range(2)
+        ]
+
+    pair = begin()
+    runs.reach(6, "two", pair[0])
+    pair[1].send_signal(signal.SIGTERM)
+    assert [runs.end(process, "two") for process in pair] == [143, 143]
+    done = toy.steps_saved(runs.folder / "two")[-1]
+    assert 6 <= done < STEPS
+    assert [runs.end(process, "two") for process in begin()] == [0, 0]
+    said = (runs.folder / "two.txt").read_text()
+    assert said.count(f"Going on from step {done}.") == 1  # process 0 alone speaks
+    close(runs.folder / "two", straight)
