@@ -23,7 +23,7 @@ def test_every_error_is_an_input_error_and_a_value_error():
         for e in vars(checks).values()
         if isinstance(e, type) and issubclass(e, Exception)
     ]
-    assert len(errors) == 10
+    assert len(errors) == 9
     assert all(issubclass(e, checks.InpaintInputError) for e in errors)
     assert issubclass(checks.InpaintInputError, ValueError)
 
