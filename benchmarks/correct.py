@@ -1,7 +1,7 @@
 """Whether what is about to be timed computes the right images."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import inputs
 from jaxinpaint import systems
-from jaxinpaint.core.system import System, Variables
+from jaxinpaint.core.system import Batch, System, Variables
 
 CHECK_SIZES = (64, 128, 256)  # float64 is slow: the first that the network takes
 BOUNDS = {
@@ -85,6 +85,9 @@ def check_output(
       levels: of the input.
       image: the input image as the program saw it.
 
+    Returns:
+      bool, shaped like `completed`; true everywhere for a system without a mask.
+
     Raises:
       WrongAnswerError: no `completed`, a value that is not finite, a constant fill,
         or a valid pixel that changed by a bit.
@@ -103,20 +106,89 @@ def check_output(
     return hole
 
 
+class Subject(NamedTuple):
+    """What is checked: the system, its config with `dtype` set, and the precision."""
+
+    config: ConfigDict
+    dtype: str
+    precision: str
+    system: System
+
+
+def check(
+    subject: Subject,
+    weights: tuple[Variables, Variables],
+    sets: Sequence[inputs.Inputs],
+    device_call: Callable[[inputs.Inputs], Batch],
+    host_call: Callable[[inputs.Inputs], np.ndarray],
+) -> dict[str, Any]:
+    """Compares the two programs that will be timed with references.
+
+    Args:
+      subject: the system.
+      weights: variables and frozen variables.
+      sets: at least two input sets.
+      device_call: boundary (a), as it will be timed.
+      host_call: boundary (b).
+
+    Returns:
+      Errors and their bound, as JSON values.
+
+    Raises:
+      WrongAnswerError: one is larger, or an output is no fill of its input.
+    """
+    config, dtype, precision, system = subject
+    bound = bound_of(dtype, precision)
+    exact = float64_reference(subject, weights)
+    one, other = sets[:2]
+    out = device_call(one)
+    hole = check_output("predict", out, one.levels, one.batch.get("image"))
+    again = np.asarray(device_call(other)["completed"])
+    if np.array_equal(np.asarray(out["completed"])[hole], again[hole]):
+        raise WrongAnswerError("predict: two inputs have the same fill.")
+
+    plain = systems.build(with_dtype(config, "float32"))
+    with jax.default_matmul_precision("highest"):
+        # A function of its own, since jit would know the timed one's trace.
+        expected = jax.jit(lambda *args: plain.predict(*args))(
+            *weights, one.batch, one.key
+        )
+    error = relative_error(out["completed"], expected["completed"], hole)
+    for against, value in (("highest", error), ("float64", exact.get("error", 0.0))):
+        if not value <= bound:
+            raise WrongAnswerError(
+                f"predict: the relative error against {against} is {value:.1e}, above "
+                f"{bound:.0e} for {dtype} at {precision} precision; not timed."
+            )
+
+    levels = host_call(one)
+    where = "predict in bytes"
+    check_output(where, {"completed": levels}, one.levels, one.levels.get("image"))
+    expected_levels = np.asarray(inputs.to_bytes(out["completed"]), int)
+    apart = int(np.abs(levels.astype(int) - expected_levels).max())
+    if apart > 1:
+        raise WrongAnswerError(f"{where}: {apart} levels from the float program.")
+    return {
+        "float64": exact,
+        "highest_error": error,
+        "bound": bound,
+        "valid_pixels": "mask" in one.levels,
+        "bytes_apart": apart,
+    }
+
+
 def float64_reference(
-    config: ConfigDict, system: System, variables: Variables, frozen: Variables
+    subject: Subject, weights: tuple[Variables, Variables]
 ) -> dict[str, Any]:
     """Compares a small image with the same network in float64 on the CPU.
 
-    Args:
-      config: of the run.
-      system: built from it.
-      variables: of the run.
-      frozen: likewise.
-
     Returns:
       `size`, `error` over the filled pixels; or `unavailable`, why there is none.
+
+    Raises:
+      WrongAnswerError: the small image is no fill of its input.
     """
+    config, _, precision, system = subject
     try:
         exact = systems.build(with_dtype(config, "float64"))
         cpu = jax.devices("cpu")[0]
@@ -128,15 +200,16 @@ def float64_reference(
         levels = inputs.draw(spec, seed=0)
         batch = inputs.to_batch({n: jnp.asarray(a) for n, a in levels.items()}, spec)
         try:
-            got = jax.jit(system.predict)(variables, frozen, batch, key)
+            with jax.default_matmul_precision(precision):
+                got = jax.jit(lambda *args: system.predict(*args))(*weights, batch, key)
         except ValueError as error:
             reason = str(error)
             continue
-        # Typed keys do not pass through numpy; everything else leaves its device.
-        host = jax.tree.map(np.asarray, (variables, frozen, dict(batch)))
+        where = f"predict at {size} pixels"
+        hole = check_output(where, got, levels, batch.get("image"))
+        host = jax.tree.map(np.asarray, (*weights, dict(batch)))  # off its device
         with jax.default_device(cpu), jax.enable_x64(True):
             expected = jax.jit(exact.predict)(*host, jax.random.key(0))
-        hole = check_output("float64", expected, levels, host[2].get("image"))
         error = relative_error(got["completed"], expected["completed"], hole)
         return {"size": size, "error": error}
     return {"unavailable": reason}

@@ -167,7 +167,13 @@ def run(options: Options, console: Console) -> dict[str, Any]:
         return np.asarray(programs["host"].call(variables, frozen, levels, one.key))
 
     tell("checking the answers")
-    checked = _check(options, system, variables, frozen, sets, device_call, host_call)
+    checked = correct.check(
+        correct.Subject(options.config, options.dtype, options.precision, system),
+        (variables, frozen),
+        sets,
+        device_call,
+        host_call,
+    )
     tell("measuring what the device can do")
     before = harness.ceilings(options.dtype)
 
@@ -302,62 +308,6 @@ def _own_size(system: System) -> int:
     if len(sides) != 1:
         raise ValueError(f"--size is needed: the config's images are {sorted(sides)}.")
     return sides.pop()
-
-
-def _check(
-    options: Options,
-    system: System,
-    variables: Variables,
-    frozen: Variables,
-    sets: list[noise.Inputs],
-    device_call: Any,
-    host_call: Any,
-) -> dict[str, Any]:
-    """Compares the programs with references; raises WrongAnswerError."""
-    bound = correct.bound_of(options.dtype, options.precision)
-    with jax.default_matmul_precision(options.precision):
-        exact = correct.float64_reference(options.config, system, variables, frozen)
-    one, other = sets[:2]
-    out = device_call(one)
-    hole = correct.check_output("predict", out, one.levels, one.batch.get("image"))
-    if np.array_equal(
-        np.asarray(out["completed"])[hole],
-        np.asarray(device_call(other)["completed"])[hole],
-    ):
-        raise correct.WrongAnswerError("predict: two inputs have the same fill.")
-
-    plain = systems.build(correct.with_dtype(options.config, "float32"))
-    with jax.default_matmul_precision("highest"):
-        expected = jax.jit(functools.partial(_predict, plain))(
-            variables, frozen, one.batch, one.key
-        )
-    error = correct.relative_error(out["completed"], expected["completed"], hole)
-    for against, value in (("highest", error), ("float64", exact.get("error", 0.0))):
-        if not value <= bound:
-            raise correct.WrongAnswerError(
-                f"predict: the relative error against {against} is {value:.1e}, above "
-                f"{bound:.0e} for {options.dtype} at {options.precision} precision; "
-                "not timed."
-            )
-
-    levels = {"completed": host_call(one)}
-    correct.check_output(
-        "predict in bytes", levels, one.levels, one.levels.get("image")
-    )
-    apart = levels["completed"].astype(int) - np.asarray(
-        noise.to_bytes(out["completed"]), int
-    )
-    if np.abs(apart).max() > 1:
-        raise correct.WrongAnswerError(
-            f"predict in bytes: {np.abs(apart).max()} levels from the float program."
-        )
-    return {
-        "float64": exact,
-        "highest_error": error,
-        "bound": bound,
-        "valid_pixels": "mask" in one.levels,
-        "bytes_apart": int(np.abs(apart).max()),
-    }
 
 
 def _queue_length(seconds: float, call_ms: float, result_bytes: int) -> int:

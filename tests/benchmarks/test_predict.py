@@ -94,7 +94,7 @@ def toy(config, spoil=None):
         if spoil == "nan":
             raw = raw.at[0, 8, 8, 0].set(jnp.nan)
         if spoil == "deaf":
-            raw = jax.random.normal(jax.random.key(1), raw.shape)
+            raw = jnp.float32(np.random.default_rng(1).normal(size=raw.shape))
         image = batch["image"] + (1e-7 if spoil == "pixel" else 0.0)
         name = "raw" if spoil == "name" else "completed"
         return {name: jnp.where(hole, raw, image)}
@@ -135,10 +135,13 @@ def quick(monkeypatch):
     )
 
 
-@pytest.fixture
-def result(quick, tmp_path):
-    quick(None)
-    return predict.run(options(tmp_path), Console(file=io.StringIO()))
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harness, "ceilings", lambda dtype: RATES)
+        patch.setattr(systems, "build", toy)
+        folder = tmp_path_factory.mktemp("result")
+        return predict.run(options(folder), Console(file=io.StringIO()))
 
 
 def test_the_result_is_what_it_declares(result, tmp_path):
@@ -284,6 +287,8 @@ def test_the_paper_row_has_both_normalised_ratios_beside_it(result, monkeypatch)
     assert other["rows"] == [] and "size is 64" in markdown(result | {"printed": other})
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_the_command_on_a_real_config(monkeypatch, tmp_path, capsys):
     values = flags.FlagValues()
     predict.define_flags(values)
