@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxinpaint.core.checkpoint import Checkpoints, restore_variables
 from jaxinpaint.training import loop
 from jaxinpaint.training.log import Log, Pace
+from jaxinpaint.training.sharding import make_mesh, replicated
 from jaxinpaint.training.workdir import open_workdir
 from tests.training import toy
 
@@ -142,9 +144,8 @@ def test_another_config_is_refused_with_the_keys_that_differ(tmp_path):
     with pytest.raises(ValueError) as caught:
         open_workdir(tmp_path, other)
     assert str(caught.value) == (
-        f"train: {tmp_path} holds a run with another config: data.flips (True, now "
-        "False), seed (0, now 5). Give another --workdir, or the config it was begun "
-        "with."
+        f"{tmp_path} holds a run with another config: data.flips (True, now False), "
+        "seed (0, now 5). Give another --workdir, or the config it was begun with."
     )
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
 
@@ -216,3 +217,36 @@ def test_the_pace_leaves_pauses_out(monkeypatch):
         "speed/step_ms": 11_500,
         "speed/data_wait_ms": 500,
     }
+
+
+def test_a_new_run_begins_with_another_run_s_variables(tmp_path):
+    toy.run(tmp_path / "first")
+    mesh = make_mesh()
+    key = jax.device_put(jax.random.key(5), replicated(mesh))
+    with (
+        Log(tmp_path / "second", 1) as log,
+        Checkpoints(
+            tmp_path / "second" / "checkpoints",
+            save_every=1,
+            keep_latest=1,
+            keep_best=1,
+            best=("eval/psnr", "max"),
+        ) as checkpoints,
+    ):
+        first = str(tmp_path / "first")
+        state, step, _ = loop.start(toy.system(), key, checkpoints, mesh, log, first)
+        fresh, _, _ = loop.start(toy.system(), key, checkpoints, mesh, log, "")
+        trained = restore_variables(
+            tmp_path / "first" / "checkpoints", fresh.variables, replicated(mesh)
+        )
+    assert (trained.step, step, int(state.step)) == (6, 0, 0)
+    jax.tree.map(np.testing.assert_array_equal, state.variables, trained.state)
+    jax.tree.map(np.testing.assert_array_equal, state.opt_state, fresh.opt_state)
+    assert any(
+        (np.asarray(a) != np.asarray(b)).any()
+        for a, b in zip(
+            jax.tree.leaves(state.variables),
+            jax.tree.leaves(fresh.variables),
+            strict=True,
+        )
+    )

@@ -34,6 +34,7 @@ def config(**changes):
             "system": "toy",
             "seed": 0,
             "steps": 6,
+            "init_from": "",
             "data": {"flips": True, "threads": 0, "cache_dir": ""},
             "train": {
                 "log_every": 1,
