@@ -5,7 +5,8 @@ python eval.py --config=configs/ccpgan.py:demo --workdir=runs/demo
 
 paper  512 x 512, 150,000 iterations of 5 critic and 1 generator updates at batch 16,
        about 5.9e18 FLOP. Needs your own registered stack in config.data.source.
-demo   DEMO_NUMBERS
+demo   1000 short steps on synthetic tissue: 3 min 53 s on two CPU cores; in the hole
+       16.9 to 17.9 dB, above every classical fill of the same report.
 smoke  seconds; for the contract tests.
 
 Own data: --config.data.source=PATH, a folder of section images or a multi-page TIFF.
