@@ -130,6 +130,16 @@ def test_the_cold_compile_does_not_read_the_cache(tmp_path):
         files = list(tmp_path.iterdir())
         assert files and program.cached_s is not None
         np.testing.assert_allclose(program.call(x), jnp.cos(16.0 * x), rtol=1e-6)
+        hits = []
+        listen = lambda event, **_: (
+            hits.append(event) if event == harness.HITS else None
+        )
+        jax.monitoring.register_event_listener(listen)
+        try:
+            harness.compile_program(lambda x: jnp.cos(x @ x), x)
+        finally:
+            jax.monitoring.unregister_event_listener(listen)
+        assert len(hits) == 1  # the second compile's; the cold one does not look
     assert jax.config.jax_enable_compilation_cache
 
 

@@ -95,7 +95,8 @@ def toy(config, spoil=None):
             raw = raw.at[0, 8, 8, 0].set(jnp.nan)
         if spoil == "deaf":
             raw = jnp.float32(np.random.default_rng(1).normal(size=raw.shape))
-        image = batch["image"] + (1e-7 if spoil == "pixel" else 0.0)
+        image = batch["image"]
+        image = jnp.nextafter(image, 2.0) if spoil == "pixel" else image
         name = "raw" if spoil == "name" else "completed"
         return {name: jnp.where(hole, raw, image)}
 
