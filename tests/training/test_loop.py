@@ -54,6 +54,15 @@ def test_numbers_are_fetched_while_the_next_step_runs(tmp_path, monkeypatch):
     ]
 
 
+def test_each_step_has_a_key_of_its_own(tmp_path):
+    toy.run(tmp_path)
+    noise = [value for _, _, value in toy.records(tmp_path, "noise")]
+    key = lambda step: jax.random.split(jax.random.fold_in(jax.random.key(0), step))[1]
+    shape = toy.SPEC["image"].shape
+    expected = [jax.random.normal(key(step), shape).mean() for step in range(6)]
+    np.testing.assert_allclose(noise, expected, rtol=1e-4)
+
+
 def test_the_state_is_donated(tmp_path, monkeypatch):
     spy = Spy(monkeypatch)
     toy.run(tmp_path, steps=2)
@@ -123,6 +132,7 @@ def test_the_workdir_tells_what_ran(tmp_path, monkeypatch):
     assert names == {
         "step",
         "loss/generator",
+        "noise",
         "skipped_updates",
         "speed/images_per_second",
         "speed/step_ms",

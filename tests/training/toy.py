@@ -89,7 +89,7 @@ def system(bad=(), value=float("nan"), traces=None):
         step, opt = adam.update(grads, state.opt_state["generator"], params)
         new = {"params": optax.apply_updates(params, step)}
         state = TrainState(state.step + 1, {"generator": new}, {"generator": opt})
-        return state, {"loss/generator": now}
+        return state, {"loss/generator": now, "noise": noise.mean()}
 
     def predict(variables, frozen, batch, key):
         traces.append("predict")
