@@ -6,11 +6,11 @@ resolution, a 3 x 3 patch product is a sum of pixel products along diagonals,
     P[q, k] = sum over u, v in {-1, 0, 1} of <X[q + (u, v)], b[k + (u, v)]>
 
 so every step is one matrix product or a sum of shifted copies of a score matrix
-(`ops/diagonal.py`).
+(`ops/diagonal.py`). The steps below are those of the CCPGAN specification, section
+3.2; `ops/keys.py` has the masks of steps 2 and 3, and step 1 is the caller's.
 """
 
 import functools
-import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -18,24 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxinpaint.core.checks import (
-    NoValidKeyError,
-    ShapeMismatchError,
-    expect_multiple,
-    expect_shape,
-)
-from jaxinpaint.ops.diagonal import (
-    PASTE_HALO,
-    Blocks,
-    Cells,
-    block_index,
-    column_sum,
-    find_steps,
-    plan_blocks,
-    propagate,
-    row_sum,
-    whole_grid,
-)
+from jaxinpaint.core.checks import ShapeMismatchError, expect_multiple, expect_shape
+from jaxinpaint.ops.blocks import inset, inset_cells, map_blocks, plan_blocks
+from jaxinpaint.ops.diagonal import Cells, column_sum, propagate, row_sum, whole_grid
+from jaxinpaint.ops.keys import hole_cells, patch_sum, whole_patches
 
 
 class AttentionOptions(NamedTuple):
@@ -121,297 +107,6 @@ class Perceived(NamedTuple):
     scores: jax.Array
 
 
-class _Inputs(NamedTuple):
-    """Queries on the half grid, and keys and values of all G sources one by one."""
-
-    queries: jax.Array  # [B, Q, C]
-    query_gain: jax.Array  # [B, Q], 1 / patch norm
-    keys: jax.Array  # [B, G * K, C]
-    key_gain: jax.Array  # [B, G * K]
-    valid: jax.Array  # [B, G * K] bool
-    values: jax.Array  # [2, 2, B, G * K, C], by parity of row and column
-    grid: tuple[int, int]
-
-
-def _box_sum(x: jax.Array) -> jax.Array:
-    """3 x 3 sums of [B, h, w, 1], zero outside."""
-    zero = np.zeros((), x.dtype)
-    return lax.reduce_window(x, zero, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
-
-
-def _pool(hole: jax.Array) -> jax.Array:
-    batch, height, width, _ = hole.shape
-    cells = hole.reshape(batch, height // 2, 2, width // 2, 2, 1)
-    return cells.any(axis=(2, 4))
-
-
-def _far_from(hole: jax.Array) -> jax.Array:
-    return _box_sum(hole.astype(jnp.float32)) == 0
-
-
-def valid_keys(mask: jax.Array) -> jax.Array:
-    """Marks the keys whose patches hold no hole.
-
-    Args:
-      mask: [B, h, w, 1], 1 = hole, at feature resolution; h and w even.
-
-    Returns:
-      [B, h / 2, w / 2, 1] bool: no hole in the 3 x 3 cells of the max-pooled mask.
-
-    Source: CCPGAN specification, section 3.2, step 3.
-    """
-    return _far_from(_pool(mask.astype(bool)))
-
-
-def _gain(x: jax.Array, eps: float, dtype: Any) -> jax.Array:
-    """1 / max(norm of the 3 x 3 patch, eps), with a finite gradient at zero."""
-    squares = jnp.square(x.astype(dtype)).sum(axis=-1, keepdims=True)
-    gain = lax.rsqrt(jnp.maximum(_box_sum(squares), eps**2))
-    return gain.reshape(x.shape[0], -1)
-
-
-def _phases(x: jax.Array) -> jax.Array:
-    """[B, h, w, C] to [2, 2, B, h / 2 * w / 2, C] by parity of row and column."""
-    batch, height, width, channels = x.shape
-    cells = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    return cells.transpose(2, 4, 0, 1, 3, 5).reshape(2, 2, batch, -1, channels)
-
-
-def _prepare(
-    features: jax.Array,
-    neighbor: jax.Array | None,
-    mask: jax.Array,
-    neighbor_mask: jax.Array | None,
-    options: AttentionOptions,
-) -> _Inputs:
-    where = "context_perceive"
-    batch, height, width, channels = expect_shape(
-        where, "features", features, "B h w C"
-    )
-    expect_multiple(where, features.shape, of=2, least=2)
-    expect_shape(where, "mask", mask, f"{batch} {height} {width} 1")
-    if (options.rate, options.match_size, options.value_size) != (2, 3, 4):
-        raise ValueError(
-            f"{where}: rate, match_size and value_size must be 2, 3 and 4, got "
-            f"{options.rate}, {options.match_size} and {options.value_size}."
-        )
-    if options.restrict_queries and not (
-        options.composite and options.query_block_rows > 0
-    ):
-        raise ValueError(
-            f"{where}: restrict_queries skips blocks that composite discards; set "
-            "composite=True and query_block_rows > 0 with it."
-        )
-    if options.query_block_rows < 0:
-        raise ValueError(
-            f"{where}: query_block_rows is {options.query_block_rows}; it must be a "
-            "number of rows, or 0 for all at once."
-        )
-
-    dtype = np.promote_types(features.dtype, np.float32)
-    hole = mask.astype(bool)
-    if options.mask_foreground or options.exclude_masked_keys:
-        hole_cells = _pool(hole)
-    else:  # DeepFill v1 samples the mask; the two agree on holes aligned to 2 cells
-        hole_cells = hole[:, ::2, ::2]
-    zero = np.zeros((), features.dtype)
-    queries = sampled = features[:, ::2, ::2]
-    values = features
-    if options.mask_foreground:
-        queries = jnp.where(hole_cells, queries, zero)
-        sampled = jnp.where(hole_cells, zero, sampled)
-        values = jnp.where(hole, zero, values)
-    sources = [(sampled, values, _far_from(hole_cells))]
-
-    if options.use_neighbor:
-        if neighbor is None:
-            raise ShapeMismatchError(
-                f"{where}: neighbor is None, but use_neighbor asks for one; pass "
-                f"[{batch}, {height}, {width}, {channels}] or set use_neighbor=False."
-            )
-        expect_shape(
-            where, "neighbor", neighbor, f"{batch} {height} {width} {channels}"
-        )
-        values = neighbor.astype(features.dtype)
-        sampled = values[:, ::2, ::2]
-        usable = jnp.ones(sampled.shape[:3] + (1,), bool)
-        if neighbor_mask is not None:
-            expect_shape(
-                where, "neighbor_mask", neighbor_mask, f"{batch} {height} {width} 1"
-            )
-            damage = neighbor_mask.astype(bool)
-            damage_cells = _pool(damage)
-            sampled = jnp.where(damage_cells, zero, sampled)
-            values = jnp.where(damage, zero, values)
-            usable = _far_from(damage_cells)
-        sources.append((sampled, values, usable))
-
-    flat = lambda x: x.reshape(batch, -1, x.shape[-1])
-    gain = functools.partial(_gain, eps=options.eps, dtype=dtype)
-    return _Inputs(
-        queries=flat(queries),
-        query_gain=gain(queries)
-        if options.normalize_query
-        else jnp.ones((batch, height * width // 4), dtype),
-        keys=jnp.concatenate([flat(keys) for keys, _, _ in sources], axis=1),
-        key_gain=jnp.concatenate([gain(keys) for keys, _, _ in sources], axis=1),
-        valid=jnp.concatenate([flat(v)[..., 0] for _, _, v in sources], axis=1),
-        values=jnp.concatenate([_phases(v) for _, v, _ in sources], axis=3),
-        grid=(height // 2, width // 2),
-    )
-
-
-def _scores(
-    queries: jax.Array,
-    query_gain: jax.Array,
-    cells: Cells,
-    inputs: _Inputs,
-    options: AttentionOptions,
-) -> jax.Array:
-    """Scores [B, T, G * K] of T query cells, after propagation."""
-    grid = inputs.grid
-    batch, count, _ = queries.shape
-    x = jnp.einsum(
-        "bqc,bkc->bqk",
-        queries,
-        inputs.keys,
-        precision=options.score_precision,
-        preferred_element_type=query_gain.dtype,
-    )
-    x = x.reshape(batch, count, -1, grid[0] * grid[1])
-    x = column_sum(row_sum(x, (-1, 1), cells), (-1, 1), cells)
-    x = x * query_gain[:, :, None, None]
-    x = x * inputs.key_gain.reshape(batch, 1, -1, x.shape[-1])
-    if options.fuse:
-        x = propagate(x, cells)
-    return x.reshape(batch, count, -1)
-
-
-def _weights(
-    scores: jax.Array, valid: jax.Array, options: AttentionOptions
-) -> jax.Array:
-    """Softmax over the valid keys of all sources; zeros where there is none."""
-    scores = scores * options.softmax_scale
-    keep = valid[:, None, :]
-    if not options.exclude_masked_keys:
-        factor = keep.astype(scores.dtype)
-        return jax.nn.softmax(scores * factor, axis=-1) * factor
-    # With no valid key at all, `where` gives zeros, and zero gradients.
-    return jax.nn.softmax(scores, axis=-1, where=keep)
-
-
-def _paste(
-    weights: jax.Array,
-    cells: Cells,
-    crop: Any,
-    inputs: _Inputs,
-    options: AttentionOptions,
-) -> jax.Array:
-    """Overlap-adds the value patches; [2, 2, B, T, C] by parity of row and column."""
-    grid = inputs.grid
-    batch, count, _ = weights.shape
-    weights = weights.reshape(batch, count, -1, grid[0] * grid[1])
-
-    def phase(rows: jax.Array, row: int, column: int) -> jax.Array:
-        x = crop(column_sum(rows, (2 * column - 1,), cells))
-        return 0.25 * jnp.einsum(
-            "bqk,bkc->bqc",
-            x.reshape(batch, x.shape[1], -1).astype(inputs.values.dtype),
-            inputs.values[row, column],
-            precision=options.value_precision,
-            preferred_element_type=weights.dtype,
-        )
-
-    # Recomputed in the backward pass, or six sums as large as the scores would stay.
-    @functools.partial(jax.checkpoint, static_argnums=(1,))
-    def row_phase(weights: jax.Array, row: int) -> jax.Array:
-        rows = row_sum(weights, (2 * row - 1,), cells)
-        return jnp.stack([phase(rows, row, column) for column in (0, 1)])
-
-    return jnp.stack([row_phase(weights, row) for row in (0, 1)])
-
-
-def _whole(inputs: _Inputs, options: AttentionOptions) -> Perceived:
-    """All queries at once; `output` is by phase, [2, 2, B, Q, C]."""
-    cells = whole_grid(inputs.grid)
-    scores = _scores(inputs.queries, inputs.query_gain, cells, inputs, options)
-    weights = _weights(scores, inputs.valid, options)
-    pasted = _paste(weights, cells, lambda x: x, inputs, options)
-    return Perceived(pasted, weights, scores)
-
-
-def _blockwise(
-    inputs: _Inputs, blocks: Blocks, needed: jax.Array, options: AttentionOptions
-) -> jax.Array:
-    """As `_whole`, block after block; [2, 2, B, Q, C].
-
-    Args:
-      inputs: what `_prepare` made.
-      blocks: what `plan_blocks` made.
-      needed: [B, Q] bool, cells whose output counts, for `restrict_queries`.
-      options: the layer's.
-    """
-    grid = inputs.grid
-    batch, _, channels = inputs.queries.shape
-    index = block_index(blocks, grid)
-    (rows, columns), (row_halo, column_halo) = blocks.size, blocks.halo
-    rim = (row_halo - PASTE_HALO, max(column_halo - PASTE_HALO, 0))
-    ring = (PASTE_HALO, min(column_halo, PASTE_HALO))
-
-    def crop(x: Any, width: int, margin: tuple[int, int]) -> Any:
-        cells = x.reshape(x.shape[0], -1, width, *x.shape[2:])
-        inner = cells[:, margin[0] : cells.shape[1] - margin[0]]
-        inner = inner[:, :, margin[1] : width - margin[1]]
-        return inner.reshape(x.shape[0], -1, *x.shape[2:])
-
-    def attend(
-        queries: jax.Array, gain: jax.Array, steps: dict[str, jax.Array]
-    ) -> jax.Array:
-        width = columns + 2 * column_halo
-        cells = Cells(grid, width, False, steps)
-        scores = crop(_scores(queries, gain, cells, inputs, options), width, rim)
-        weights = _weights(scores, inputs.valid, options)
-        inner = {name: crop(step, width, rim) for name, step in steps.items()}
-        width -= 2 * rim[1]
-        cells = Cells(grid, width, False, inner)
-        return _paste(weights, cells, lambda x: crop(x, width, ring), inputs, options)
-
-    def block(xs: tuple[Any, ...]) -> jax.Array:
-        *operands, wanted = xs
-        if not options.restrict_queries:
-            return attend(*operands)
-        shape = (2, 2, batch, rows * columns, channels)
-        nothing = lambda *_: jnp.zeros(shape, inputs.query_gain.dtype)
-        return lax.cond(wanted, attend, nothing, *operands)
-
-    own = crop(index[..., None], columns + 2 * column_halo, (row_halo, column_halo))
-    pasted = lax.map(
-        jax.checkpoint(block, prevent_cse=False),
-        (
-            jnp.moveaxis(inputs.queries[:, index], 1, 0),
-            jnp.moveaxis(inputs.query_gain[:, index], 1, 0),
-            {name: jnp.asarray(s) for name, s in find_steps(index, grid).items()},
-            needed[:, own[..., 0]].any(axis=(0, 2)),
-        ),
-    )  # [blocks, 2, 2, B, rows * columns, C]
-    pasted = pasted.reshape(*blocks.number, 2, 2, batch, rows, columns, channels)
-    pasted = pasted.transpose(2, 3, 4, 0, 5, 1, 6, 7).reshape(
-        2, 2, batch, blocks.number[0] * rows, blocks.number[1] * columns, channels
-    )
-    inside = pasted[:, :, :, : grid[0], : grid[1]]
-    return inside.reshape(2, 2, batch, -1, channels)
-
-
-def _compose(
-    pasted: jax.Array, features: jax.Array, mask: jax.Array, options: AttentionOptions
-) -> jax.Array:
-    batch, height, width, channels = features.shape
-    cells = pasted.reshape(2, 2, batch, height // 2, width // 2, channels)
-    full = cells.transpose(2, 3, 0, 4, 1, 5).reshape(features.shape)
-    full = full.astype(features.dtype)
-    return jnp.where(mask.astype(bool), full, features) if options.composite else full
-
-
 def context_perceive(
     features: jax.Array,
     neighbor: jax.Array | None,
@@ -452,8 +147,14 @@ def context_perceive(
     if blocks is None:
         pasted = _whole(inputs, options).output
     else:
-        needed = _pool(mask.astype(bool)).reshape(features.shape[0], -1)
-        pasted = _blockwise(inputs, blocks, needed, options)
+        margins = (blocks.score_halo, blocks.paste_halo)
+        attend = lambda queries, gain, cells: (
+            _attend(queries, gain, cells, margins, inputs, options).output
+        )
+        operands, needed = (inputs.queries, inputs.query_gain), None
+        if options.restrict_queries:
+            needed = hole_cells(mask.astype(bool)).reshape(features.shape[0], -1)
+        pasted = map_blocks(attend, operands, needed, blocks, inputs.grid)
     return _compose(pasted, features, mask, options)
 
 
@@ -474,54 +175,229 @@ def context_perceive_details(
     return result._replace(output=_compose(result.output, features, mask, options))
 
 
-def check_keys(
-    mask: np.ndarray, neighbor_mask: np.ndarray | None, *, stride: int = 8
+def _check(
+    features: jax.Array,
+    neighbor: jax.Array | None,
+    mask: jax.Array,
+    neighbor_mask: jax.Array | None,
+    options: AttentionOptions,
 ) -> None:
-    """Checks on the host that every image has a patch that may be copied.
-
-    Args:
-      mask: [B, H, W, 1], 1 = hole, at image resolution.
-      neighbor_mask: the same of the neighbour's damage; None = no damage, and then
-        the neighbour's keys are always valid.
-      stride: pixels of `mask` to a cell of the matching grid: 8 at CCPGAN's image
-        resolution, 2 for masks at feature resolution.
-
-    Raises:
-      NoValidKeyError: an image where neither source has a valid key.
-      UnalignedSizeError: H or W is not a multiple of `stride`.
-
-    Warns:
-      UserWarning: an image that only the neighbour can restore.
-
-    Source: CCPGAN specification, section 8.
-    """
-
-    def any_key(name: str, holes: np.ndarray) -> np.ndarray:
-        batch, height, width, _ = expect_shape("check_keys", name, holes, "B H W 1")
-        expect_multiple("check_keys", holes.shape, of=stride, least=stride)
-        cells = np.asarray(holes, bool).reshape(
-            batch, height // stride, stride, width // stride, stride
+    where = "context_perceive"
+    shape = expect_shape(where, "features", features, "B h w C")
+    batch, height, width, channels = shape
+    expect_multiple(where, shape, of=2, least=2)
+    expect_shape(where, "mask", mask, f"{batch} {height} {width} 1")
+    if options.use_neighbor:
+        if neighbor is None:
+            raise ShapeMismatchError(
+                f"{where}: neighbor is None, but use_neighbor asks for one; pass "
+                f"[{batch}, {height}, {width}, {channels}] or set use_neighbor=False."
+            )
+        one = f"{batch} {height} {width}"
+        expect_shape(where, "neighbor", neighbor, f"{one} {channels}")
+        if neighbor_mask is not None:
+            expect_shape(where, "neighbor_mask", neighbor_mask, f"{one} 1")
+    if (options.rate, options.match_size, options.value_size) != (2, 3, 4):
+        raise ValueError(
+            f"{where}: rate, match_size and value_size must be 2, 3 and 4, got "
+            f"{options.rate}, {options.match_size} and {options.value_size}."
         )
-        padded = np.pad(cells.max(axis=(2, 4)), ((0, 0), (1, 1), (1, 1)))
-        near = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
-        return np.asarray((~near.max(axis=(3, 4))).any(axis=(1, 2)))
+    if options.restrict_queries and not (
+        options.composite and options.query_block_rows > 0
+    ):
+        raise ValueError(
+            f"{where}: restrict_queries skips blocks that composite discards; set "
+            "composite=True and query_block_rows > 0 with it."
+        )
+    if options.query_block_rows < 0:
+        raise ValueError(
+            f"{where}: query_block_rows is {options.query_block_rows}; it must be a "
+            "number of rows, or 0 for all at once."
+        )
 
-    own = any_key("mask", mask)
-    other = (
-        np.ones_like(own)
-        if neighbor_mask is None
-        else any_key("neighbor_mask", neighbor_mask)
+
+class _Inputs(NamedTuple):
+    """Queries on the half grid, and keys and values of all G sources one by one."""
+
+    queries: jax.Array  # [B, Q, C]
+    query_gain: jax.Array  # [B, Q], 1 / patch norm
+    keys: jax.Array  # [B, G * K, C]
+    key_gain: jax.Array  # [B, G * K]
+    valid: jax.Array  # [B, G * K] bool
+    values: jax.Array  # [2, 2, B, G * K, C], by parity of row and column
+    grid: tuple[int, int]
+
+
+def _prepare(
+    features: jax.Array,
+    neighbor: jax.Array | None,
+    mask: jax.Array,
+    neighbor_mask: jax.Array | None,
+    options: AttentionOptions,
+) -> _Inputs:
+    """Steps 2 to 4: foreground and background, valid keys, norms of the patches."""
+    _check(features, neighbor, mask, neighbor_mask, options)
+    batch, height, width, _ = features.shape
+    dtype = np.promote_types(features.dtype, np.float32)
+    zero = np.zeros((), features.dtype)
+    blank = lambda x, where: jnp.where(where, zero, x)
+
+    hole = mask.astype(bool)
+    if options.mask_foreground or options.exclude_masked_keys:
+        cells = hole_cells(hole)
+    else:  # DeepFill v1 samples the mask; the two agree on holes aligned to 2 cells
+        cells = hole[:, ::2, ::2]
+    queries = sampled = features[:, ::2, ::2]
+    values = features
+    if options.mask_foreground:
+        queries, sampled = blank(queries, ~cells), blank(sampled, cells)
+        values = blank(values, hole)
+    sources = [(sampled, values, whole_patches(cells))]
+
+    if options.use_neighbor:
+        assert neighbor is not None
+        values = neighbor.astype(features.dtype)
+        sampled = values[:, ::2, ::2]
+        valid = jnp.ones((*sampled.shape[:3], 1), bool)
+        if neighbor_mask is not None:
+            damage = neighbor_mask.astype(bool)
+            cells = hole_cells(damage)
+            sampled, values = blank(sampled, cells), blank(values, damage)
+            valid = whole_patches(cells)
+        sources.append((sampled, values, valid))
+
+    flat = lambda x: x.reshape(batch, -1, x.shape[-1])
+    gain = functools.partial(_gain, eps=options.eps, dtype=dtype)
+    return _Inputs(
+        queries=flat(queries),
+        query_gain=gain(queries)
+        if options.normalize_query
+        else jnp.ones((batch, height * width // 4), dtype),
+        keys=jnp.concatenate([flat(keys) for keys, _, _ in sources], axis=1),
+        key_gain=jnp.concatenate([gain(keys) for keys, _, _ in sources], axis=1),
+        valid=jnp.concatenate([flat(v)[..., 0] for _, _, v in sources], axis=1),
+        values=jnp.concatenate([_phases(v) for _, v, _ in sources], axis=3),
+        grid=(height // 2, width // 2),
     )
-    if not (own | other).all():
-        raise NoValidKeyError(
-            f"check_keys: sample {int((own | other).argmin())} has no undamaged patch "
-            f"of {3 * stride} x {3 * stride} pixels in the image or its neighbour; "
-            "give a smaller hole or another neighbour."
+
+
+def _gain(x: jax.Array, eps: float, dtype: Any) -> jax.Array:
+    """1 / max(norm of the 3 x 3 patch, eps), with a finite gradient at zero."""
+    squares = jnp.square(x.astype(dtype)).sum(axis=-1, keepdims=True)
+    gain = lax.rsqrt(jnp.maximum(patch_sum(squares), eps**2))
+    return gain.reshape(x.shape[0], -1)
+
+
+def _phases(x: jax.Array) -> jax.Array:
+    """[B, h, w, C] to [2, 2, B, h / 2 * w / 2, C] by parity of row and column."""
+    batch, height, width, channels = x.shape
+    cells = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return cells.transpose(2, 4, 0, 1, 3, 5).reshape(2, 2, batch, -1, channels)
+
+
+def _whole(inputs: _Inputs, options: AttentionOptions) -> Perceived:
+    """All queries at once; `output` is by phase, [2, 2, B, Q, C]."""
+    cells, margins = whole_grid(inputs.grid), ((0, 0), (0, 0))
+    return _attend(inputs.queries, inputs.query_gain, cells, margins, inputs, options)
+
+
+def _attend(
+    queries: jax.Array,
+    query_gain: jax.Array,
+    cells: Cells,
+    margins: tuple[tuple[int, int], tuple[int, int]],
+    inputs: _Inputs,
+    options: AttentionOptions,
+) -> Perceived:
+    """Steps 5 to 8 for a rectangle of queries [B, T, C]; `output` is by phase.
+
+    `cells` holds the rectangle with its halo, of which the scores lose the first of
+    the margins (rows, columns) on each side, and the paste the second.
+    """
+    scores = _scores(queries, query_gain, cells, inputs, options)
+    scores = inset(scores, cells, margins[0])
+    weights = _weights(scores, inputs.valid, options)
+    cells = inset_cells(cells, margins[0])
+    pasted = _paste(weights, cells, margins[1], inputs, options)
+    return Perceived(pasted, weights, scores)
+
+
+def _scores(
+    queries: jax.Array,
+    query_gain: jax.Array,
+    cells: Cells,
+    inputs: _Inputs,
+    options: AttentionOptions,
+) -> jax.Array:
+    """Steps 5 and 6: similarity [B, T, G * K], propagated in each source."""
+    grid = inputs.grid
+    batch, count, _ = queries.shape
+    x = jnp.einsum(
+        "bqc,bkc->bqk",
+        queries,
+        inputs.keys,
+        precision=options.score_precision,
+        preferred_element_type=query_gain.dtype,
+    )
+    x = x.reshape(batch, count, -1, grid[0] * grid[1])
+    x = column_sum(row_sum(x, (-1, 1), cells), (-1, 1), cells)
+    x = x * query_gain[:, :, None, None]
+    x = x * inputs.key_gain.reshape(batch, 1, -1, x.shape[-1])
+    if options.fuse:
+        x = propagate(x, cells)
+    return x.reshape(batch, count, -1)
+
+
+def _weights(
+    scores: jax.Array, valid: jax.Array, options: AttentionOptions
+) -> jax.Array:
+    """Step 7: softmax over the valid keys of all sources; zeros where none is."""
+    scores = scores * options.softmax_scale
+    keep = valid[:, None, :]
+    if not options.exclude_masked_keys:
+        factor = keep.astype(scores.dtype)
+        return jax.nn.softmax(scores * factor, axis=-1) * factor
+    # With no valid key at all, `where` gives zeros, and zero gradients.
+    return jax.nn.softmax(scores, axis=-1, where=keep)
+
+
+def _paste(
+    weights: jax.Array,
+    cells: Cells,
+    margin: tuple[int, int],
+    inputs: _Inputs,
+    options: AttentionOptions,
+) -> jax.Array:
+    """Step 8: overlap-adds the value patches; [2, 2, B, T, C] by phase."""
+    grid = inputs.grid
+    batch, count, _ = weights.shape
+    weights = weights.reshape(batch, count, -1, grid[0] * grid[1])
+
+    def phase(rows: jax.Array, row: int, column: int) -> jax.Array:
+        x = inset(column_sum(rows, (2 * column - 1,), cells), cells, margin)
+        return 0.25 * jnp.einsum(
+            "bqk,bkc->bqc",
+            x.reshape(batch, x.shape[1], -1).astype(inputs.values.dtype),
+            inputs.values[row, column],
+            precision=options.value_precision,
+            preferred_element_type=weights.dtype,
         )
-    if not own.all():
-        warnings.warn(
-            f"check_keys: sample {int(own.argmin())} of mask leaves no undamaged patch "
-            f"of {3 * stride} x {3 * stride} pixels; it is restored from the "
-            "neighbour alone.",
-            stacklevel=2,
-        )
+
+    # Recomputed in the backward pass, or six sums as large as the scores would stay.
+    @functools.partial(jax.checkpoint, static_argnums=(1,))
+    def row_phase(weights: jax.Array, row: int) -> jax.Array:
+        rows = row_sum(weights, (2 * row - 1,), cells)
+        return jnp.stack([phase(rows, row, column) for column in (0, 1)])
+
+    return jnp.stack([row_phase(weights, row) for row in (0, 1)])
+
+
+def _compose(
+    pasted: jax.Array, features: jax.Array, mask: jax.Array, options: AttentionOptions
+) -> jax.Array:
+    """Step 9: the phases put in place, in the hole alone with `composite`."""
+    batch, height, width, channels = features.shape
+    cells = pasted.reshape(2, 2, batch, height // 2, width // 2, channels)
+    full = cells.transpose(2, 3, 0, 4, 1, 5).reshape(features.shape)
+    full = full.astype(features.dtype)
+    return jnp.where(mask.astype(bool), full, features) if options.composite else full

@@ -16,9 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-SCORE_HALO = 3  # patch product 1, row-major propagation 1, column-major 1
-PASTE_HALO = 1  # a pasted cell reads the weights of its neighbours
-
 
 class Cells(NamedTuple):
     """Query cells in a rectangle, and which of their steps exist.
@@ -36,42 +33,6 @@ class Cells(NamedTuple):
     width: int
     whole: bool
     steps: dict[str, jax.Array]
-
-
-class Blocks(NamedTuple):
-    """How a grid falls into rectangles, each in rows and columns of cells."""
-
-    size: tuple[int, int]
-    number: tuple[int, int]
-    halo: tuple[int, int]
-
-
-def plan_blocks(grid: tuple[int, int], side: int) -> Blocks | None:
-    """Squares of `side` cells, or whole rows, or None where the grid is one block.
-
-    A block that, with its halo, is as large as the grid would save nothing.
-    """
-    halo = SCORE_HALO + PASTE_HALO
-    fits = [side == 0 or side + 2 * halo >= n for n in grid]
-    if all(fits):
-        return None
-    size = (min(side, grid[0]), grid[1] if fits[1] else side)
-    count = (-(-grid[0] // size[0]), -(-grid[1] // size[1]))
-    return Blocks(size, count, (halo, 0 if fits[1] else halo))
-
-
-def block_index(blocks: Blocks, grid: tuple[int, int]) -> np.ndarray:
-    """Flat grid index [blocks, T] of every cell of a block and its halo.
-
-    The flat order runs on over row ends and, cyclically, over the grid's end: that
-    is where both flattenings of the propagation read on.
-    """
-    rows, columns = (
-        np.arange(n)[:, None] * size + np.arange(-halo, size + halo)
-        for n, size, halo in zip(blocks.number, blocks.size, blocks.halo, strict=True)
-    )
-    flat = rows[:, None, :, None] * grid[1] + columns[None, :, None, :]
-    return flat.reshape(len(rows) * len(columns), -1) % (grid[0] * grid[1])
 
 
 def find_steps(index: np.ndarray, grid: tuple[int, int]) -> dict[str, np.ndarray]:

@@ -33,7 +33,8 @@ from jaxinpaint.core.system import (
 from jaxinpaint.losses.adversarial import masked_gradient_penalty
 from jaxinpaint.losses.reconstruction import masked_l1, spatial_discount
 from jaxinpaint.models.ccpgan import LEAST_SIZE, Critic, Generator
-from jaxinpaint.ops.attention import AttentionOptions, check_keys
+from jaxinpaint.ops.attention import AttentionOptions
+from jaxinpaint.ops.keys import check_keys
 
 CRITIC_STRIDE = 32  # four halvings of the image and of its half-size local box
 L1_MODES = ("hole", "deepfill_box")

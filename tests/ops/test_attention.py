@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from jaxinpaint.core import checks
-from jaxinpaint.ops import attention
 from jaxinpaint.ops.attention import (
     DEEPFILL_V1,
     PERCEIVE,
-    check_keys,
     context_perceive,
     context_perceive_details,
 )
+from jaxinpaint.ops.blocks import plan_blocks
+from jaxinpaint.ops.keys import check_keys, valid_keys
+from tests.ops.literal import literal
 
 SWITCHES = (
     "normalize_query",
@@ -46,81 +47,6 @@ quick = functools.partial(
 
 perceive = quick(context_perceive, static_argnums=4)
 details = quick(context_perceive_details, static_argnums=4)
-
-
-def patches(image, size, stride, before):
-    """Zero-padded windows in row-major order, one flat row for each."""
-    height, width, _ = image.shape
-    padded = np.pad(image, ((before, size), (before, size), (0, 0)))
-    return np.stack(
-        [
-            padded[i : i + size, j : j + size].ravel()
-            for i in range(0, height, stride)
-            for j in range(0, width, stride)
-        ]
-    )
-
-
-def diagonal_sum(scores):
-    padded = np.pad(scores, 1)
-    n, m = scores.shape
-    return sum(padded[t : t + n, t : t + m] for t in range(3))
-
-
-def literal(features, neighbor, mask, neighbor_mask, options):
-    """Section 3.2 step by step, one image, in the dtype of its arguments."""
-    height, width, channels = features.shape
-    rows, columns = height // 2, width // 2
-    pool = lambda m: m.reshape(rows, 2, columns, 2).max((1, 3))[..., None]
-    cells = pool(mask)
-    if not (options.mask_foreground or options.exclude_masked_keys):
-        cells = mask[::2, ::2]
-    free = lambda m: patches(m, 3, 1, 1).max(1) == 0
-    fore = back = features[::2, ::2]
-    values = features
-    if options.mask_foreground:
-        fore, back, values = fore * cells, back * (1 - cells), features * (1 - mask)
-    sources = [(back, values, free(cells))]
-    if options.use_neighbor:
-        damage = np.zeros_like(mask) if neighbor_mask is None else neighbor_mask
-        sampled = neighbor[::2, ::2] * (1 - pool(damage))
-        sources.append((sampled, neighbor * (1 - damage), free(pool(damage))))
-
-    queries = patches(fore, 3, 1, 1)
-    norm = lambda p: np.maximum(np.sqrt((p * p).sum(1)), options.eps)
-    by_column = np.arange(rows * columns).reshape(rows, columns).T.ravel()
-    back_to_row = np.argsort(by_column)
-    scores = []
-    for sampled, _, _ in sources:
-        keys = patches(sampled, 3, 1, 1)
-        s = queries @ keys.T / norm(keys)
-        if options.normalize_query:
-            s = s / norm(queries)[:, None]
-        if options.fuse:
-            s = diagonal_sum(s)
-            s = diagonal_sum(s[np.ix_(by_column, by_column)])
-            s = s[np.ix_(back_to_row, back_to_row)]
-        scores.append(s)
-    scores = np.concatenate(scores, 1)
-    valid = np.concatenate([v for _, _, v in sources])
-    logits = options.softmax_scale * scores
-    if options.exclude_masked_keys:
-        weights = np.zeros_like(logits)
-        if valid.any():
-            e = np.exp(logits[:, valid] - logits[:, valid].max(1, keepdims=True))
-            weights[:, valid] = e / e.sum(1, keepdims=True)
-    else:
-        logits = logits * valid
-        e = np.exp(logits - logits.max(1, keepdims=True))
-        weights = e / e.sum(1, keepdims=True) * valid
-    blocks = weights @ np.concatenate([patches(v, 4, 2, 1) for _, v, _ in sources])
-    pasted = np.zeros((height + 2, width + 2, channels), features.dtype)
-    for block, (i, j) in zip(blocks, np.ndindex(rows, columns), strict=True):
-        pasted[2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += block.reshape(4, 4, channels)
-    output = pasted[1:-1, 1:-1] / 4
-    if options.composite:
-        output = mask * output + (1 - mask) * features
-    return output, weights, scores
 
 
 def draw(height, width, channels, batch=1, seed=0):
@@ -238,7 +164,7 @@ def test_golden_vector(row):
     corner = np.array([0, 0.7833269096, 0.9738476308, 0.4273798802])
     corner /= 1 if options.composite else 4  # one patch, divisor 4
     np.testing.assert_allclose(output[0, 0, 0], corner, atol=1e-9)
-    assert int(attention.valid_keys(mask).sum()) == valid
+    assert int(valid_keys(mask).sum()) == valid
 
 
 def small(height, width, channels=3, batch=2):
@@ -284,7 +210,7 @@ EVERYWHERE = {"composite": False, "mask_foreground": False}
 )
 def test_blocks_equal_the_whole(size, side, changes):
     features, neighbor, mask = small(*size)
-    assert attention.plan_blocks((size[0] // 2, size[1] // 2), side) is not None
+    assert plan_blocks((size[0] // 2, size[1] // 2), side) is not None
 
     def value_and_grads(options):
         def loss(features, neighbor):
@@ -312,9 +238,9 @@ def test_skipped_blocks_are_not_computed():
 
 
 def test_a_grid_smaller_than_a_block_and_its_halo_is_done_at_once():
-    assert attention.plan_blocks((16, 16), 0) is None
-    assert attention.plan_blocks((12, 12), 4) is None
-    assert attention.plan_blocks((16, 12), 4) is not None
+    assert plan_blocks((16, 16), 0) is None
+    assert plan_blocks((12, 12), 4) is None
+    assert plan_blocks((16, 12), 4) is not None
 
 
 def test_gradient_against_finite_differences_of_patches():
@@ -446,9 +372,9 @@ def test_check_keys_agrees_with_the_layer():
     # One hole pixel in every third cell of both axes touches every 3 x 3 cells.
     mask = hole(24, 24)
     mask[:, 2::6, 2::6] = 1
-    assert not attention.valid_keys(mask).any()
+    assert not valid_keys(mask).any()
     with pytest.raises(checks.NoValidKeyError, match="6 x 6 pixels"):
         check_keys(mask, mask, stride=2)
     mask[:, 2, 2] = 0
-    assert int(attention.valid_keys(mask).sum()) == 9
+    assert int(valid_keys(mask).sum()) == 9
     check_keys(mask, mask, stride=2)
