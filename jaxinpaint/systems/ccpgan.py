@@ -14,12 +14,16 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxinpaint.core.checks import (
+    InpaintInputError,
     ShapeMismatchError,
     UnalignedSizeError,
     check_image,
     check_mask,
+    expect_dtype,
     expect_shape,
+    pad_to_multiple,
 )
+from jaxinpaint.core.levels import HALF
 from jaxinpaint.core.schedules import schedule
 from jaxinpaint.core.system import (
     Batch,
@@ -32,12 +36,15 @@ from jaxinpaint.core.system import (
 )
 from jaxinpaint.losses.adversarial import masked_gradient_penalty
 from jaxinpaint.losses.reconstruction import masked_l1, spatial_discount
-from jaxinpaint.models.ccpgan import LEAST_SIZE, Critic, Generator
+from jaxinpaint.models.ccpgan import LEAST_SIZE, STRIDE, Critic, Generator
 from jaxinpaint.ops.attention import AttentionOptions
 from jaxinpaint.ops.keys import check_keys
 
 CRITIC_STRIDE = 32  # four halvings of the image and of its half-size local box
-L1_MODES = ("hole", "deepfill_box")
+CHOICES = {
+    "loss.l1_mode": ("hole", "deepfill_box"),
+    "model.dtype": ("float32", "bfloat16"),
+}
 
 
 def build(config: ConfigDict) -> System:
@@ -53,11 +60,13 @@ def build(config: ConfigDict) -> System:
             f"config.image_size is {size}; the critics need a multiple of "
             f"{CRITIC_STRIDE}, at least {LEAST_SIZE}."
         )
-    if config.loss.l1_mode not in L1_MODES:
-        raise ValueError(
-            f"config.loss.l1_mode is {config.loss.l1_mode!r}; the choices are "
-            f"{list(L1_MODES)}."
-        )
+    for key, choices in CHOICES.items():
+        section, name = key.split(".")
+        if config[section][name] not in choices:
+            raise ValueError(
+                f"config.{key} is {config[section][name]!r}; the choices are "
+                f"{list(choices)}."
+            )
     if config.n_critic < 1:
         raise ValueError(
             f"config.n_critic is {config.n_critic}; at least 1 critic update a step."
@@ -66,8 +75,8 @@ def build(config: ConfigDict) -> System:
     attention = AttentionOptions(**config.attention)
     generator = Generator(config.model.width, channels, attention, dtype)
     critic = Critic(config.model.critic_width, dtype)
-    adam_g = adam(config.optimizer, config.steps)
-    adam_d = adam(config.optimizer, config.steps * config.n_critic)
+    adam_g = adam(config.optimizer, config.steps, 1)
+    adam_d = adam(config.optimizer, config.steps, config.n_critic)
     batches = config.n_critic + 1  # each of a step's updates has a fresh one (R30)
 
     def spec(channels: int) -> jax.ShapeDtypeStruct:
@@ -135,6 +144,9 @@ def build(config: ConfigDict) -> System:
         state: TrainState, frozen: Variables, batch: Batch, key: Key
     ) -> tuple[TrainState, Scalars]:
         del frozen
+        for name, want in batch_spec.items():
+            shape = " ".join(str(n) for n in want.shape)
+            expect_shape("ccpgan.update", name, batch[name], shape)
         parts = {name: split_rows(array, batches) for name, array in batch.items()}
         g = state.variables["generator"]["params"]
         d, opt_d = critic_params(state.variables), state.opt_state["critics"]
@@ -196,7 +208,8 @@ def validate_inputs(where: str, batch: Mapping[str, np.ndarray]) -> None:
       where: the caller, for the message.
       batch: `image`, `neighbor`, `mask` and, where the neighbour is damaged,
         `neighbor_mask`; images are integer levels or float32 in [-1, 1]. What lies
-        in the hole of `image` is not looked at.
+        in the hole of `image` is not looked at. Height and width are free: the
+        keys are counted in the masks padded to the generator's stride.
 
     Raises:
       InpaintInputError: a shape, dtype or value that cannot be restored from.
@@ -211,6 +224,8 @@ def validate_inputs(where: str, batch: Mapping[str, np.ndarray]) -> None:
     b, h, w, c = expect_shape(where, "image", image, "B H W C")
     expect_shape(where, "neighbor", batch["neighbor"], f"{b} {h} {w} {c}")
     expect_shape(where, "mask", mask, f"{b} {h} {w} 1")
+    for name in ("image", "neighbor"):
+        expect_dtype(where, name, batch[name], *HALF, "float32")
     check_mask(where, mask, allow_large_holes=False)
     if np.issubdtype(image.dtype, np.floating):
         check_image(where, "image", image, counts=mask == 0)
@@ -220,16 +235,27 @@ def validate_inputs(where: str, batch: Mapping[str, np.ndarray]) -> None:
     if neighbor_mask is not None:
         expect_shape(where, "neighbor_mask", neighbor_mask, f"{b} {h} {w} 1")
         check_mask(where, neighbor_mask, allow_large_holes=True)
-    check_keys(mask, neighbor_mask)
+        both = ((mask > 0) & (neighbor_mask > 0)).any(axis=(1, 2, 3))
+        if both.any():
+            raise InpaintInputError(
+                f"{where}: sample {int(both.argmax())} of neighbor is damaged inside "
+                "the hole, so it cannot guide the repair; give the other neighbour."
+            )
+    check_keys(
+        pad_to_multiple(mask, STRIDE, LEAST_SIZE),
+        None
+        if neighbor_mask is None
+        else pad_to_multiple(neighbor_mask, STRIDE, LEAST_SIZE),
+    )
 
 
-def adam(options: ConfigDict, updates: int) -> optax.GradientTransformation:
-    """Adam over `updates` updates, with the config's schedule (R28, R29)."""
+def adam(options: ConfigDict, steps: int, updates: int) -> optax.GradientTransformation:
+    """Adam with the config's schedule over steps of so many updates (R28, R29)."""
     rate = schedule(
         options.schedule,
         options.learning_rate,
-        updates,
-        options.warmup_steps,
+        steps * updates,
+        options.warmup_steps * updates,
         options.final,
     )
     return optax.adam(rate, b1=options.b1, b2=options.b2, eps=options.eps)
@@ -328,8 +354,9 @@ def local_corner(mask: jax.Array, box: int) -> jax.Array:
     """Where the local critic looks: the box that holds most of the hole.
 
     Among boxes with equally many hole pixels the one nearest to the centre of the
-    hole's bounding box wins, so that the sampler's own box comes back for a centred
-    hole (R36), and no box ever misses the hole.
+    hole's bounding box wins. That is the sampler's own box for its centred holes
+    (R36), the clamped box around the centre of a square hole of any even side, and
+    never a box that misses the hole of any other shape.
 
     Args:
       mask: [B, H, W, 1], 1 = hole.
