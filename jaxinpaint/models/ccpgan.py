@@ -218,7 +218,11 @@ class Generator(nn.Module):
         expect_shape(where, "neighbor", neighbor, f"{b} {h} {w} {self.channels}")
         expect_shape(where, "mask", mask, f"{b} {h} {w} 1")
         expect_multiple(where, shape, STRIDE, LEAST_SIZE)
-        for name, array in (("image", image), ("neighbor", neighbor), ("mask", mask)):
+        arrays = {"image": image, "neighbor": neighbor, "mask": mask}
+        if neighbor_mask is not None:
+            expect_shape(where, "neighbor_mask", neighbor_mask, f"{b} {h} {w} 1")
+            arrays["neighbor_mask"] = neighbor_mask
+        for name, array in arrays.items():
             expect_dtype(where, name, array, "float32")
 
         hole = mask > 0
@@ -274,8 +278,9 @@ class Critic(nn.Module):
             )
             x = nn.leaky_relu(layer(x), 0.2)
         x = x.reshape(x.shape[0], -1)
-        dense = nn.Dense(1, kernel_init=GLOROT, dtype=self.dtype, name="fc")
-        return dense(x)[:, 0].astype(jnp.float32)
+        # Always float32: a Wasserstein gap is a small difference of large scores.
+        dense = nn.Dense(1, kernel_init=GLOROT, dtype=jnp.float32, name="fc")
+        return dense(x)[:, 0]
 
 
 def pool_mask(mask: jax.Array) -> jax.Array:

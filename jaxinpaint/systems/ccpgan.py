@@ -14,13 +14,16 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxinpaint.core.checks import (
+    InpaintInputError,
     ShapeMismatchError,
     UnalignedSizeError,
     check_image,
     check_mask,
+    expect_dtype,
     expect_shape,
     pad_to_multiple,
 )
+from jaxinpaint.core.levels import HALF
 from jaxinpaint.core.schedules import schedule
 from jaxinpaint.core.system import (
     Batch,
@@ -38,7 +41,10 @@ from jaxinpaint.ops.attention import AttentionOptions
 from jaxinpaint.ops.keys import check_keys
 
 CRITIC_STRIDE = 32  # four halvings of the image and of its half-size local box
-L1_MODES = ("hole", "deepfill_box")
+CHOICES = {
+    "loss.l1_mode": ("hole", "deepfill_box"),
+    "model.dtype": ("float32", "bfloat16"),
+}
 
 
 def build(config: ConfigDict) -> System:
@@ -54,11 +60,13 @@ def build(config: ConfigDict) -> System:
             f"config.image_size is {size}; the critics need a multiple of "
             f"{CRITIC_STRIDE}, at least {LEAST_SIZE}."
         )
-    if config.loss.l1_mode not in L1_MODES:
-        raise ValueError(
-            f"config.loss.l1_mode is {config.loss.l1_mode!r}; the choices are "
-            f"{list(L1_MODES)}."
-        )
+    for key, choices in CHOICES.items():
+        section, name = key.split(".")
+        if config[section][name] not in choices:
+            raise ValueError(
+                f"config.{key} is {config[section][name]!r}; the choices are "
+                f"{list(choices)}."
+            )
     if config.n_critic < 1:
         raise ValueError(
             f"config.n_critic is {config.n_critic}; at least 1 critic update a step."
@@ -67,8 +75,8 @@ def build(config: ConfigDict) -> System:
     attention = AttentionOptions(**config.attention)
     generator = Generator(config.model.width, channels, attention, dtype)
     critic = Critic(config.model.critic_width, dtype)
-    adam_g = adam(config.optimizer, config.steps)
-    adam_d = adam(config.optimizer, config.steps * config.n_critic)
+    adam_g = adam(config.optimizer, config.steps, 1)
+    adam_d = adam(config.optimizer, config.steps, config.n_critic)
     batches = config.n_critic + 1  # each of a step's updates has a fresh one (R30)
 
     def spec(channels: int) -> jax.ShapeDtypeStruct:
@@ -136,6 +144,9 @@ def build(config: ConfigDict) -> System:
         state: TrainState, frozen: Variables, batch: Batch, key: Key
     ) -> tuple[TrainState, Scalars]:
         del frozen
+        for name, want in batch_spec.items():
+            shape = " ".join(str(n) for n in want.shape)
+            expect_shape("ccpgan.update", name, batch[name], shape)
         parts = {name: split_rows(array, batches) for name, array in batch.items()}
         g = state.variables["generator"]["params"]
         d, opt_d = critic_params(state.variables), state.opt_state["critics"]
@@ -213,6 +224,8 @@ def validate_inputs(where: str, batch: Mapping[str, np.ndarray]) -> None:
     b, h, w, c = expect_shape(where, "image", image, "B H W C")
     expect_shape(where, "neighbor", batch["neighbor"], f"{b} {h} {w} {c}")
     expect_shape(where, "mask", mask, f"{b} {h} {w} 1")
+    for name in ("image", "neighbor"):
+        expect_dtype(where, name, batch[name], *HALF, "float32")
     check_mask(where, mask, allow_large_holes=False)
     if np.issubdtype(image.dtype, np.floating):
         check_image(where, "image", image, counts=mask == 0)
@@ -222,6 +235,12 @@ def validate_inputs(where: str, batch: Mapping[str, np.ndarray]) -> None:
     if neighbor_mask is not None:
         expect_shape(where, "neighbor_mask", neighbor_mask, f"{b} {h} {w} 1")
         check_mask(where, neighbor_mask, allow_large_holes=True)
+        both = ((mask > 0) & (neighbor_mask > 0)).any(axis=(1, 2, 3))
+        if both.any():
+            raise InpaintInputError(
+                f"{where}: sample {int(both.argmax())} of neighbor is damaged inside "
+                "the hole, so it cannot guide the repair; give the other neighbour."
+            )
     check_keys(
         pad_to_multiple(mask, STRIDE, LEAST_SIZE),
         None
@@ -230,13 +249,13 @@ def validate_inputs(where: str, batch: Mapping[str, np.ndarray]) -> None:
     )
 
 
-def adam(options: ConfigDict, updates: int) -> optax.GradientTransformation:
-    """Adam over `updates` updates, with the config's schedule (R28, R29)."""
+def adam(options: ConfigDict, steps: int, updates: int) -> optax.GradientTransformation:
+    """Adam with the config's schedule over steps of so many updates (R28, R29)."""
     rate = schedule(
         options.schedule,
         options.learning_rate,
-        updates,
-        options.warmup_steps,
+        steps * updates,
+        options.warmup_steps * updates,
         options.final,
     )
     return optax.adam(rate, b1=options.b1, b2=options.b2, eps=options.eps)
@@ -335,8 +354,9 @@ def local_corner(mask: jax.Array, box: int) -> jax.Array:
     """Where the local critic looks: the box that holds most of the hole.
 
     Among boxes with equally many hole pixels the one nearest to the centre of the
-    hole's bounding box wins, so that the sampler's own box comes back for a centred
-    hole (R36), and no box ever misses the hole.
+    hole's bounding box wins. That is the sampler's own box for its centred holes
+    (R36), the clamped box around the centre of a square hole of any even side, and
+    never a box that misses the hole of any other shape.
 
     Args:
       mask: [B, H, W, 1], 1 = hole.

@@ -6,6 +6,12 @@ import pytest
 from jaxinpaint.losses.adversarial import masked_gradient_penalty, slopes
 
 
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
 def linear(params, image):
     return jnp.sum(params["w"][None] * image, axis=(1, 2, 3))
 

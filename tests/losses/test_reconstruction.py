@@ -1,7 +1,14 @@
+import jax
 import numpy as np
 import pytest
 
 from jaxinpaint.losses.reconstruction import masked_l1, spatial_discount
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 def test_counts_only_the_hole():

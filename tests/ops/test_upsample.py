@@ -5,6 +5,12 @@ import pytest
 from jaxinpaint.ops.upsample import upsample_conv
 
 
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
 def literally(x, kernel):
     """Repeats every pixel twice, then sums the nine taps, zeros outside."""
     big = np.pad(x.repeat(2, 1).repeat(2, 2), ((0, 0), (1, 1), (1, 1), (0, 0)))
