@@ -43,7 +43,7 @@ from jaxinpaint.ops.keys import check_keys
 CRITIC_STRIDE = 32  # four halvings of the image and of its half-size local box
 CHOICES = {
     "loss.l1_mode": ("hole", "deepfill_box"),
-    "model.dtype": ("float32", "bfloat16"),
+    "model.dtype": ("float32", "bfloat16", "float64"),  # the last for references
 }
 
 
@@ -235,18 +235,19 @@ def validate_inputs(where: str, batch: Mapping[str, np.ndarray]) -> None:
     if neighbor_mask is not None:
         expect_shape(where, "neighbor_mask", neighbor_mask, f"{b} {h} {w} 1")
         check_mask(where, neighbor_mask, allow_large_holes=True)
-        both = ((mask > 0) & (neighbor_mask > 0)).any(axis=(1, 2, 3))
-        if both.any():
-            raise InpaintInputError(
-                f"{where}: sample {int(both.argmax())} of neighbor is damaged inside "
-                "the hole, so it cannot guide the repair; give the other neighbour."
-            )
     check_keys(
         pad_to_multiple(mask, STRIDE, LEAST_SIZE),
         None
         if neighbor_mask is None
         else pad_to_multiple(neighbor_mask, STRIDE, LEAST_SIZE),
     )
+    if neighbor_mask is not None:
+        both = ((mask > 0) & (neighbor_mask > 0)).any(axis=(1, 2, 3))
+        if both.any():
+            raise InpaintInputError(
+                f"{where}: sample {int(both.argmax())} of neighbor is damaged inside "
+                "the hole, so it cannot guide the repair; give the other neighbour."
+            )
 
 
 def adam(options: ConfigDict, steps: int, updates: int) -> optax.GradientTransformation:
