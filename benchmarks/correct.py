@@ -16,7 +16,7 @@ CHECK_SIZES = (64, 128, 256)  # float64 is slow: the first that the network take
 BOUNDS = {
     "float32": 1e-5,  # against float64
     "float32_default": 1e-3,  # TF32 and its like
-    "bfloat16": 2e-2,
+    "bfloat16": 4e-2,  # some forty layers round in a row: 2**-8 * sqrt(40) is 2.5e-2
 }
 
 

@@ -89,7 +89,7 @@ def _correct(correct: Mapping[str, Any]) -> list[str]:
 def _work(result: Mapping[str, Any]) -> list[str]:
     work, use, memory = result["work"], result["utilisation"], result["memory"]
     rows = [
-        ("model FLOP of a call", f"{work['flops'] / 1e9:.2f} G"),
+        ("model FLOP of a call", _giga(work["flops"])),
         ("XLA's count (loops once)", _giga(work["xla_flops"])),
         ("traffic, each product once", f"{work['traffic'] / 1e9:.3f} GB"),
         ("bound by these ceilings", f"{work['bound_ms']:.4g} ms"),
@@ -170,4 +170,4 @@ def _number(value: float | None) -> str:
 
 
 def _giga(value: float | None) -> str:
-    return "-" if value is None else f"{value / 1e9:.2f} G"
+    return "-" if value is None else f"{value / 1e9:.4g} G"

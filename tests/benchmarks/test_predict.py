@@ -226,7 +226,7 @@ def test_bounds_by_dtype_and_precision(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert correct.bound_of("float32", "default") == 1e-3
     assert correct.bound_of("float32", "highest") == 1e-5
-    assert correct.bound_of("bfloat16", "default") == 2e-2
+    assert correct.bound_of("bfloat16", "default") == 4e-2
 
 
 def test_the_dtype_is_set_wherever_it_stands():
