@@ -6,7 +6,8 @@ python eval.py --config=configs/ccpgan.py:demo --workdir=runs/demo
 paper  512 x 512, 150,000 iterations of 5 critic and 1 generator updates at batch 16,
        about 5.9e18 FLOP. Needs your own registered stack in config.data.source.
 demo   1000 short steps on synthetic tissue: 3 min 53 s on two CPU cores; in the hole
-       16.9 to 17.9 dB, above every classical fill of the same report.
+       16.7 to 17.9 dB, above every classical fill of the same report but on 64 x 64
+       squares, larger than any it trains on: 0.2 dB below the mean of both neighbours.
 smoke  seconds; for the contract tests.
 
 Own data: --config.data.source=PATH, a folder of section images or a multi-page TIFF.
@@ -44,7 +45,7 @@ PRESETS = {
         "train.save_every": 200,
         "eval.crop_size": 128,
         "eval.crops_per_section": 4,
-        "eval.masks.squares": (16, 32, 48),
+        "eval.masks.squares": (16, 32, 48, 64),
         "eval.masks.half": False,
         "eval.masks.centre": (),
         "eval.masks.irregular_ratios": (0.1, 0.3),
