@@ -1,0 +1,60 @@
+"""The command `jaxinpaint`: every subcommand parses, builds and calls.
+
+Stands on the roof. What a subcommand does lives in the rooms, or beside this file.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jaxinpaint
+
+
+class Command(NamedTuple):
+    """A subcommand.
+
+    Attributes:
+      help: what it does, in a line.
+      arguments: adds its arguments to its parser.
+      run: does it; returns the exit code, 0 done or 1 where some items failed.
+    """
+
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a subcommand.
+
+    Args:
+      arguments: words of the command line; those of this process if None.
+
+    Returns:
+      The exit code: 0 done, 1 some items failed, 2 wrong use, with one line that
+      says what was wrong and what to do.
+    """
+    parser = argparse.ArgumentParser(
+        prog="jaxinpaint",
+        description="Published inpainting systems in JAX and Flax Linen.",
+    )
+    parser.add_argument("--version", action="version", version=jaxinpaint.__version__)
+    below = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        own = below.add_parser(name, help=command.help, description=command.help)
+        command.arguments(own)
+    parsed = parser.parse_args(arguments)
+    try:
+        return COMMANDS[parsed.command].run(parsed)
+    except (ValueError, OSError, ImportError) as error:
+        text = " ".join(str(error).split())
+        print(f"jaxinpaint {parsed.command}: {text}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
