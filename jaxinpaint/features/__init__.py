@@ -1,0 +1,1 @@
+"""Pretrained networks that judge images, and the weights they are given."""
