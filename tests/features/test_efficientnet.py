@@ -66,6 +66,21 @@ def count(tree):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
+def drawn(net, image):
+    """Variables without compiling an initializer."""
+    draw = np.random.default_rng(0)
+
+    def leaf(path, shape):
+        if path[-1].key == "kernel":
+            spread = math.sqrt(2 / math.prod(shape.shape[:-1]))
+            return np.float32(draw.normal(0, spread, shape.shape))
+        low = 0.5 if path[-1].key in ("scale", "var") else -0.1
+        return np.float32(draw.uniform(low, low + 1.0, shape.shape))
+
+    found = jax.tree_util.tree_map_with_path(leaf, shapes(net, image))
+    return unfreeze(found)
+
+
 def images(shape, seed=0):
     draw = np.random.default_rng(seed)
     return draw.uniform(-1.0, 1.0, shape).astype(np.float32)
@@ -124,7 +139,7 @@ def test_taps_keep_their_order_and_their_strides():
 def test_compute_in_bfloat16_keeps_parameters_and_statistics():
     net = network(("skip5",), TINY, dtype="bfloat16", drop_connect=0.0)
     image = images((2, 32, 32, 3))
-    variables = quick(net.init)(jax.random.key(0), image)
+    variables = drawn(net, image)
     found, changed = quick(
         lambda v, x: net.apply(v, x, train=True, mutable=["batch_stats"])
     )(variables, image)
@@ -250,59 +265,72 @@ def double(tree):
     return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
 
 
+def run(net, image):
+    import torch
+
+    with torch.no_grad():
+        return {tap: nhwc(x) for tap, x in net(torch.from_numpy(nchw(image))).items()}
+
+
 @pytest.mark.parametrize("static_pad", [None, 300])
 def test_every_tap_is_that_of_the_port(static_pad):
     image = images((2, 75, 90, 3))  # odd sides at several levels
     net, tensors = port(static_pad is not None, image)
     variables = convert(tensors, public_layers(B3, ""))
-    want = net(*map(net_input, [image]))
+    want = run(net, image)
     got = quick(network(static_pad=static_pad).apply)(variables, image)
     for tap in TAPS:
-        assert 0.05 < np.abs(nhwc(want[tap])).max() < 100, "no level died or blew up"
-        expect_close(got[tap], nhwc(want[tap]), 1e-4, tap)
-    want = net.double()(net_input(image.astype(np.float64)))
+        assert 0.1 < want[tap].std() < 30, "a level died or blew up"
+        expect_close(got[tap], want[tap], 1e-4, tap)
+
+    # Small, because XLA on CPU takes a depthwise convolution of doubles as a dense one.
+    image = image[:1, :29, :37].astype(np.float64)
+    want = run(net.double(), image)
     with jax.enable_x64(True):
         exact = network(static_pad=static_pad, dtype="float64")
-        got = quick(exact.apply)(double(variables), image.astype(np.float64))
+        got = quick(exact.apply)(double(variables), image)
         for tap in TAPS:
-            expect_close(np.asarray(got[tap]), nhwc(want[tap]), 1e-9, tap)
+            expect_close(np.asarray(got[tap]), want[tap], 1e-9, tap)
 
 
-def net_input(image):
-    import torch
-
-    return torch.from_numpy(nchw(image))
-
-
-def test_training_is_that_of_the_port():
-    image = images((3, 64, 64, 3)).astype(np.float64)
+# As above: doubles up to the widest level that they are fast at.
+@pytest.mark.parametrize(
+    ("dtype", "taps", "bound"), [("float32", TAPS, 1e-4), ("float64", TAPS[:3], 1e-9)]
+)
+def test_training_is_that_of_the_port(dtype, taps, bound):
+    image = images((3, 64, 64, 3)).astype(dtype)
     net, tensors = port(False, images((2, 64, 64, 3)))
     layers = public_layers(B3, "")
-    before = double(convert(tensors, layers))
-    want = net.double().train()(net_input(image))
+    variables = convert(tensors, layers)
+    if dtype == "float64":
+        net, variables = net.double(), double(variables)
+    want = run(net.train(), image)
     after = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
     after = convert(after, layers)["batch_stats"]
-    with jax.enable_x64(True):
-        exact = network(drop_connect=0.0, dtype="float64")
+    with jax.enable_x64(dtype == "float64"):
+        exact = network(taps, drop_connect=0.0, dtype=dtype)
         got, changed = quick(
             lambda v, x: exact.apply(v, x, train=True, mutable=["batch_stats"])
-        )(before, image)
-        for tap in TAPS:
-            expect_close(np.asarray(got[tap]), nhwc(want[tap]), 1e-9, tap)
+        )(variables, image)
+        for tap in taps:
+            expect_close(np.asarray(got[tap]), want[tap], bound, tap)
 
-    def check(path, old, new, by_torch):
+    def check(path, new):
         name = jax.tree_util.keystr(path)
+        old, by_torch = (
+            functools.reduce(lambda tree, key: tree[key.key], path, tree)
+            for tree in (variables["batch_stats"], after)
+        )
+        got_step, want_step = np.asarray(new) - old, by_torch - old
         if path[-1].key == "var":
             # Torch adds the unbiased variance, Linen and the specification the biased.
             values = pixels(path) * image.shape[0]
-            unbiased = (by_torch - 0.99 * old) / 0.01
-            by_torch = 0.99 * old + 0.01 * unbiased * (values - 1) / values
-        assert np.abs(by_torch - old).max() > 1e-3 * np.abs(old).max(), name
-        np.testing.assert_allclose(np.asarray(new), by_torch, rtol=1e-9, atol=1e-11)
+            want_step = (want_step + 0.01 * old) * (values - 1) / values - 0.01 * old
+        assert np.abs(want_step).max() > 1e-4 * np.abs(old).max(), name
+        # A hundredth of a batch's statistic, left of a difference.
+        expect_close(got_step, want_step, 100 * bound, name)
 
-    jax.tree_util.tree_map_with_path(
-        check, before["batch_stats"], changed["batch_stats"], after
-    )
+    jax.tree_util.tree_map_with_path(check, changed["batch_stats"])
 
 
 def pixels(path):
@@ -357,7 +385,7 @@ def test_static_padding_differs_in_two_blocks():
 def test_levels_are_normalised_first():
     image = images((1, 32, 32, 1))
     plain = network(("skip1",), TINY)
-    variables = quick(plain.init)(jax.random.key(0), image)
+    variables = drawn(plain, image)
     levels = (np.repeat(image, 3, axis=-1) + 1) / 2
     levels = (levels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     want = plain.apply(variables, np.float32(levels))["skip1"]
@@ -404,7 +432,7 @@ def test_keys_decide_which_samples_are_dropped():
     deep = Scale(width=0.2, depth=1.0)  # some blocks add their input
     net = network(("skip3",), deep, drop_connect=0.9)
     image = np.repeat(images((1, 32, 32, 3)), 8, axis=0)
-    variables = quick(net.init)(jax.random.key(0), image)
+    variables = drawn(net, image)
 
     @quick
     def trained(key):
@@ -424,11 +452,10 @@ def test_keys_decide_which_samples_are_dropped():
 
 
 def test_two_devices_share_the_statistics_of_the_whole_batch():
-    net = network(("skip5",), TINY, drop_connect=0.0)
-    image = images((4, 32, 32, 3)) * np.float32([0.1, 0.2, 0.9, 1.0]).reshape(
-        4, 1, 1, 1
-    )
-    variables = quick(net.init)(jax.random.key(0), image)
+    net = network(("skip3",), TINY, drop_connect=0.0)
+    image = images((4, 32, 32, 3))
+    image[2:] *= 0.1  # the second device's half
+    variables = drawn(net, image)
     forward = quick(lambda v, x: net.apply(v, x, train=True, mutable=["batch_stats"]))
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     split = jax.device_put(image, NamedSharding(mesh, PartitionSpec("data")))
@@ -438,7 +465,7 @@ def test_two_devices_share_the_statistics_of_the_whole_batch():
         jax.tree.leaves(forward(whole, split)),
         strict=True,
     ):
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+        expect_close(np.asarray(got), np.asarray(want), 1e-4, want.shape)
 
 
 @pytest.mark.parametrize("taps", [("skip6",), ("skip1", "pool"), ()])

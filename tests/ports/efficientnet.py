@@ -122,6 +122,6 @@ def randomise(network, image, seed):
         network.train()(image)
         for m in norms:
             m.momentum = 0.01
-            m.running_mean += 0.2 * m.running_var.sqrt() * torch.randn_like(m.bias)
-            m.running_var *= 0.5 + torch.rand_like(m.bias)
+            m.running_mean += 0.1 * m.running_var.sqrt() * torch.randn_like(m.bias)
+            m.running_var *= 0.9 + 0.2 * torch.rand_like(m.bias)
     return network.eval()
