@@ -138,9 +138,9 @@ class _SmallReads(io.BufferedReader):
     """
 
     def read(self, size: int | None = -1) -> bytes:
-        whole = size is None or size < 0
-        left = os.fstat(self.fileno()).st_size - self.tell()
-        if (left if whole else size) > MAX_HEADER:
+        if size is None or size < 0:
+            size = max(os.fstat(self.fileno()).st_size - self.tell(), 0)
+        if size > MAX_HEADER:
             raise ValueError(f"its directory exceeds {MAX_HEADER} bytes")
         return super().read(size)
 

@@ -291,10 +291,10 @@ def peak_of(path, said):
     return peak
 
 
-def doubling(levels):
-    """Dicts that each hold the one before twice: 2^levels leaves."""
-    twice = b"}(" + text("a") + b"h\x01" + text("b") + b"h\x01uq\x01"
-    rows = fb.dictionary(a=b"N") + b"q\x01" + twice * levels
+def tripling(levels):
+    """Dicts that each hold the one before three times: 3^levels leaves."""
+    thrice = fb.dictionary(a=b"h\x01", b=b"h\x01", c=b"h\x01") + b"q\x01"
+    rows = fb.dictionary(a=b"N") + b"q\x01" + thrice * levels
     return b"}" + text("rows") + b"](" + rows + b"es"
 
 
@@ -304,7 +304,7 @@ BOMBS = {
     "tuples": (b"N" + b"\x85" * 50_000, "holds a tuple"),
     "lists": (b"]" * 50_000 + b"a" * 49_999, "holds a list"),
     "tuples in a dict": (b"}" + text("a") + b"N" + b"\x85" * 50_000 + b"s", "deep"),
-    "doubling": (doubling(13), "more than 20000 values"),
+    "tripling": (tripling(13), "more than 20000 values"),
     "in itself": (b"}q\x00" + text("a") + b"h\x00s", "deep"),
     "in itself twice": (
         b"}q\x00(" + text("a") + b"h\x00" + text("b") + b"h\x00u", "deep"
