@@ -191,16 +191,17 @@ def test_gradient_reaches_the_image_and_is_finite():
     module = network(VGG16, "relu3_1")
     image = jnp.asarray(hashed.image((1, 16, 16, 3)))
     variables = filled(module, image)
-    slope = jax.grad(lambda x: jnp.sum(module.apply(variables, x)["relu3_1"]))(image)
+    total = lambda x: jnp.sum(module.apply(variables, x)["relu3_1"])
+    slope = jax.jit(jax.grad(total))(image)
     assert np.isfinite(slope).all() and (np.asarray(slope) != 0).mean() > 0.99
 
 
 def test_new_parameters_keep_the_scale_of_activations():
-    module = network(VGG19, "relu1_1", "relu2_2", normalization=SIGNED)
-    image = jnp.asarray(hashed.image((1, 32, 32, 3)))
+    module = network(VGG19, "relu1_1", "relu1_2", normalization=SIGNED)
+    image = jnp.asarray(hashed.image((1, 24, 24, 3)))
     found, _ = jax.jit(module.init_with_output)(jax.random.key(2), image)
-    ratio = jnp.mean(found["relu2_2"]) / jnp.mean(found["relu1_1"])
-    assert 0.5 < ratio < 2  # maxima are pooled, which adds a little each time
+    ratio = jnp.mean(found["relu1_2"]) / jnp.mean(found["relu1_1"])
+    assert 0.5 < ratio < 2
 
 
 @pytest.mark.parametrize(
