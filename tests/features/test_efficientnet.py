@@ -59,7 +59,9 @@ def spec(side=64, batch=1, channels=3):
 
 
 def shapes(net, image=None):
-    return jax.eval_shape(net.init, jax.random.key(0), image or spec())
+    return jax.eval_shape(
+        net.init, jax.random.key(0), spec() if image is None else image
+    )
 
 
 def count(tree):
