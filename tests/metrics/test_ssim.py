@@ -122,9 +122,10 @@ def test_five_scales_are_the_definition(top):
 def test_large_windows_are_scikit_image(top, bright):
     metrics = pytest.importorskip("skimage.metrics")
     truth, prediction = pair((1, 64, 57, 3), top)
-    if bright:  # small variances of large levels
+    if bright:  # variances near c2 of large levels, where the divisor is seen
         truth, prediction = (
-            jnp.rint(top - 0.02 * (top - image)) for image in (truth, prediction)
+            jnp.rint(top - 0.1 * (top - image))
+            for image in (truth, prediction[:, ::-1])
         )
     want, similarity = metrics.structural_similarity(
         np.asarray(truth[0], np.float64),
