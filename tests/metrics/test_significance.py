@@ -36,11 +36,11 @@ def test_chance_alone_is_marked_as_often_as_it_says():
 
 
 def test_pairs_without_two_finite_scores_are_left_out_and_counted():
-    first = np.array([np.inf, 30.0, 27.5, np.nan, 41.0, np.inf])
-    second = np.array([20.0, 29.0, 25.5, 30.0, 35.0, np.inf])
+    first = np.array([np.inf, 30.0, 27.5, np.nan, 41.0, np.inf, 31.0])
+    second = np.array([20.0, 29.0, 25.5, 30.0, 35.0, np.inf, np.inf])
     got = paired_t_test(first, second)
     assert got.p == pytest.approx(1 - math.sqrt(27 / 41), rel=1e-12)
-    assert (got.pairs, got.left_out) == (3, 3)
+    assert (got.pairs, got.left_out) == (3, 4)
 
 
 @pytest.mark.parametrize("scores", [[], [30.0], [30.0, np.inf]])
