@@ -40,7 +40,8 @@ def write_page(
       results: {"rows": [...], "run": {...}}. Rows are tidy: "method", "dataset",
         "bin", "region" ("hole" or "image"), "metric" (a key of scores.METRICS), "value",
         "sd", "n"; optional "infinite" and "undefined" count the scores that were so
-        and are not in "value". A value or sd may be NaN or None. Run says what was run: "system" (a
+        and are not in "value"; optional "p", of a paired test against the system, and
+        its "mark", shown beside the value. A value or sd may be NaN or None. Run says what was run: "system" (a
         method of the rows), "dataset" (in words), "data" ("phantom" or "real"),
         "minutes" (of training; None for outputs made elsewhere), "device"; optional "steps",
         "weights", "mask_manifest", "version", and whatever else a reader needs.
@@ -85,6 +86,7 @@ def write_page(
         scores=scores.blocks(
             rows, paper, system=run["system"], ratios=_ratios(manifest)
         ),
+        tested=any("p" in row for row in rows),
         series=_series(rows, run["system"]),
         palette=plots.COLOURS,
         panels=[_panel(panel, limit, run["system"]) for panel in panels],
