@@ -13,6 +13,7 @@ from jaxinpaint.features.densenet import (
     DenseNet,
     densenet121_layers,
 )
+from jaxinpaint.features.load import read_torch
 from jaxinpaint.features.normalization import IMAGENET, SIGNED
 
 TAPS = (
@@ -85,8 +86,13 @@ def port():
     return randomize_norms(randomize(DenseNet121(), 1), 2)
 
 
-def numpy_state(torch_network):
-    return {name: t.numpy() for name, t in torch_network.state_dict().items()}
+@pytest.fixture(scope="module")
+def state(port, tmp_path_factory):
+    """The port's tensors out of a file in PyTorch's old format, as the public one."""
+    torch = pytest.importorskip("torch")
+    path = tmp_path_factory.mktemp("densenet") / "densenet.pth"
+    torch.save(port.state_dict(), path, _use_new_zipfile_serialization=False)
+    return read_torch(path)
 
 
 def today(name):
@@ -95,9 +101,9 @@ def today(name):
 
 
 @pytest.mark.parametrize("kind, bound", [("float32", 1e-4), ("float64", 1e-9)])
-def test_every_tap_is_the_ports(port, kind, bound):
+def test_every_tap_is_the_ports(port, state, kind, bound):
     torch = pytest.importorskip("torch")
-    variables = convert(numpy_state(port), DENSENET121_FILE_LAYERS)
+    variables = convert(state, DENSENET121_FILE_LAYERS)
     image = np.random.default_rng(0).uniform(-1, 1, (2, 64, 45, 3)).astype(kind)
     levels = ((image + 1) / 2 - MEAN) / STD
     nchw = torch.from_numpy(levels.transpose(0, 3, 1, 2).astype(kind))
@@ -116,8 +122,8 @@ def test_every_tap_is_the_ports(port, kind, bound):
         assert np.abs(got - want).max() < bound * np.abs(want).max(), tap
 
 
-def test_both_spellings_there_and_back(port):
-    old = {k: v for k, v in numpy_state(port).items() if "num_batches" not in k}
+def test_both_spellings_there_and_back(state):
+    old = {k: v for k, v in state.items() if "num_batches" not in k}
     assert "features.denseblock4.denselayer16.norm.2.running_var" in old
     new = {today(name): tensor for name, tensor in old.items()}
     assert "features.denseblock4.denselayer16.norm2.running_var" in new
@@ -136,8 +142,8 @@ def test_both_spellings_there_and_back(port):
     assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, template)
 
 
-def test_a_mixed_file_is_refused(port):
-    state = numpy_state(port)
+def test_a_mixed_file_is_refused(state):
+    state = dict(state)
     tensor = state.pop("features.denseblock2.denselayer3.conv.1.weight")
     state["features.denseblock2.denselayer3.conv1.weight"] = tensor
     with pytest.raises(ValueError, match=r"conv\.1\.weight; unused .*conv1\.weight"):
@@ -208,25 +214,28 @@ def test_the_order_is_that_of_taps():
 
 
 @pytest.mark.parametrize(
-    "tap, least",
+    "tap, least, pools",
     [
-        ("conv1_relu", 1),
-        ("pool2_conv", 1),
-        ("pool2_pool", 5),
-        ("pool3_conv", 5),
-        ("pool3_pool", 13),
-        ("pool4_pool", 29),  # torchvision: min_size of the whole network
-        ("relu5", 29),
-        ("logits", 29),
+        ("conv1_relu", 1, 0),
+        ("pool2_conv", 1, 0),
+        ("pool2_pool", 5, 1),
+        ("pool3_conv", 5, 1),
+        ("pool3_pool", 13, 2),
+        ("pool4_pool", 29, 3),  # torchvision: min_size of the whole network
+        ("relu5", 29, 3),
+        ("logits", 29, 3),
     ],
 )
-def test_least_size(tap, least):
-    found, _ = shapes(network(tap), least, least + 3)
-    assert min(found[tap].shape) >= 1
-    if least > 1:
-        message = f"{tap} needs sides of at least {least}, got 64 x {least - 1}"
-        with pytest.raises(ValueError, match=message):
-            shapes(network(tap), 64, least - 1)
+def test_least_size(tap, least, pools):
+    # Halved twice, rounded up, then by each transition, rounded down.
+    after = lambda side: (side + 3) // 4 // 2**pools
+    assert [after(least - 1), after(least)] == [0, 1]
+    found, _ = shapes(network(tap), 64, least)
+    if found[tap].ndim == 4:
+        assert found[tap].shape[2] == 1
+    message = f"{tap} needs sides of at least {least}, got 64 x {least - 1}"
+    with pytest.raises(ValueError, match=message):
+        shapes(network(tap), 64, least - 1)
 
 
 def test_wrong_taps():

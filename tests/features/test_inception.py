@@ -12,6 +12,7 @@ from jaxinpaint.features.inception import (
     average_pool,
     resize_bilinear,
 )
+from jaxinpaint.features.load import read_torch
 from jaxinpaint.features.normalization import IMAGENET, SIGNED
 
 QUICK = {"xla_backend_optimization_level": 0}  # halves the time to compile
@@ -87,14 +88,19 @@ def port():
     return randomize_norms(randomize(InceptionFID(), 1), 2)
 
 
-def numpy_state(torch_network):
-    return {name: t.numpy() for name, t in torch_network.state_dict().items()}
+@pytest.fixture(scope="module")
+def state(port, tmp_path_factory):
+    """The port's tensors out of a file in PyTorch's old format, as the public one."""
+    torch = pytest.importorskip("torch")
+    path = tmp_path_factory.mktemp("inception") / "inception.pth"
+    torch.save(port.state_dict(), path, _use_new_zipfile_serialization=False)
+    return read_torch(path)
 
 
 @pytest.mark.parametrize("kind, bound", [("float32", 1e-4), ("float64", 1e-9)])
-def test_every_tap_is_the_ports(port, kind, bound):
+def test_every_tap_is_the_ports(port, state, kind, bound):
     torch = pytest.importorskip("torch")
-    variables = convert(numpy_state(port), INCEPTION_LAYERS)
+    variables = convert(state, INCEPTION_LAYERS)
     image = np.random.default_rng(0).uniform(-1, 1, (1, 96, 111, 3)).astype(kind)
     nchw = torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
     with torch.no_grad():
@@ -112,8 +118,7 @@ def test_every_tap_is_the_ports(port, kind, bound):
         assert np.abs(got - want).max() < bound * np.abs(want).max(), tap
 
 
-def test_there_and_back(port):
-    state = numpy_state(port)
+def test_there_and_back(state):
     assert state["Mixed_7c.branch3x3dbl_3b.conv.weight"].shape == (384, 384, 3, 1)
     assert state["fc.weight"].shape == (1008, 2048)  # pytorch-fid: 1008 classes
     tensors = {k: v for k, v in state.items() if "num_batches" not in k}
@@ -126,8 +131,8 @@ def test_there_and_back(port):
     assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, template)
 
 
-def test_another_inception_is_refused(port):
-    state = numpy_state(port)
+def test_another_inception_is_refused(state):
+    state = dict(state)
     state["AuxLogits.fc.bias"] = np.zeros(1000, np.float32)  # torchvision's own file
     with pytest.raises(ValueError, match=r"unused AuxLogits\.fc\.bias"):
         convert(state, INCEPTION_LAYERS)
@@ -254,22 +259,27 @@ def test_the_order_is_that_of_taps():
     assert found == [list(taps)]
 
 
+def sides_after(side):
+    """Rows that each tap has of `side` rows, windows all inside."""
+    halved = lambda n: (n - 3) // 2 + 1
+    pool1 = halved(halved(side) - 2)
+    pool2 = halved(pool1 - 2)
+    mixed_7a = halved(halved(pool2))
+    sides = [pool1, pool2, halved(pool2), mixed_7a, mixed_7a]
+    return dict(zip(TAPS, sides, strict=True))
+
+
 @pytest.mark.parametrize(
     "tap, least",
-    [
-        # Sides from behind: 1, 3, 7, 9, 19, 21, 43 and so on.
-        ("pool1", 11),
-        ("pool2", 27),
-        ("features768", 43),
-        ("pool3", 75),  # torchvision: min_size of the whole network
-        ("logits", 75),
-    ],
+    # torchvision: min_size of the whole network 75
+    [("pool1", 11), ("pool2", 27), ("features768", 43), ("pool3", 75), ("logits", 75)],
 )
 def test_least_size(tap, least):
-    # The smallest map is a pixel at that size, and none with one row less.
-    found, variables = shapes(network(tap), least, least + 9)
+    assert [sides_after(least - 1)[tap], sides_after(least)[tap]] == [0, 1]
+    found, _ = shapes(network(tap), least + 9, least)
     if found[tap].ndim == 4:
-        assert found[tap].shape[1] == 1
+        sides = sides_after(least + 9)[tap], sides_after(least)[tap]
+        assert found[tap].shape[1:3] == sides
     message = f"{tap} needs sides of at least {least}, got 99 x {least - 1}"
     with pytest.raises(ValueError, match=message):
         shapes(network(tap), 99, least - 1)
