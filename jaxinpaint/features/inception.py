@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinpaint.core.checks import expect_shape
+from jaxinpaint.core.checks import expect_dtype, expect_shape
 from jaxinpaint.features.convert import Layer
 from jaxinpaint.features.normalization import Normalization, normalize
 from jaxinpaint.features.taps import expect_least, last_tap
@@ -38,7 +38,7 @@ def resize_bilinear(image: jax.Array, height: int, width: int) -> jax.Array:
     texture aliases; the distance is defined with this, so no other may be used.
 
     Args:
-      image: [B, H, W, C] float, any range.
+      image: [B, H, W, C] float32 or float64, any range.
       height: of the result.
       width: of the result.
 
@@ -46,11 +46,13 @@ def resize_bilinear(image: jax.Array, height: int, width: int) -> jax.Array:
       [B, height, width, C], dtype and range of `image`.
 
     Raises:
-      ValueError: the image is not [B, H, W, C].
+      ShapeMismatchError: the image is not [B, H, W, C].
+      DTypeError: integers, which would be rounded, or a shorter float.
 
     Source: pytorch-fid, `interpolate(mode="bilinear", align_corners=False)`.
     """
     batch, _, _, channels = expect_shape("resize_bilinear", "image", image, "B H W C")
+    expect_dtype("resize_bilinear", "image", image, "float32", "float64")
     shape = (batch, height, width, channels)
     return jax.image.resize(image, shape, "bilinear", antialias=False)
 
@@ -62,7 +64,7 @@ def average_pool(x: jax.Array) -> jax.Array:
         count[0] -= 1
         count[-1] -= 1
     share = jnp.asarray(1.0 / np.outer(rows, columns), x.dtype)
-    total = nn.pooling.pool(x, 0.0, jax.lax.add, (3, 3), (1, 1), "SAME")
+    total = nn.pool(x, 0.0, jax.lax.add, (3, 3), (1, 1), "SAME")
     return total * share.reshape(1, *share.shape, 1)
 
 
@@ -242,9 +244,9 @@ class Inception(nn.Module):
             as of [0, 1], since it is linear and its weights add up to one.
 
         Returns:
-          Every tap by name, in the order of `taps`: of 299 x 299 "pool1"
-          [B, 73, 73, 64], "pool2" [B, 35, 35, 192], "features768" [B, 17, 17, 768];
-          of any size "pool3" [B, 2048], "logits" [B, 1008].
+          Every tap by name, in the order of `taps` (jit sorts them): of 299 x 299
+          "pool1" [B, 73, 73, 64], "pool2" [B, 35, 35, 192], "features768"
+          [B, 17, 17, 768]; of any size "pool3" [B, 2048], "logits" [B, 1008].
 
         Raises:
           ShapeMismatchError: neither one nor three channels.

@@ -202,6 +202,8 @@ def test_resize_keeps_its_size_and_range():
     np.testing.assert_allclose(ones, 1.0, rtol=1e-6)
     with pytest.raises(ValueError, match="image must be .B, H, W, C., got .20, 30, 1."):
         resize_bilinear(image[0], SIDE, SIDE)
+    with pytest.raises(ValueError, match="float32 or float64, got uint8"):
+        resize_bilinear(np.zeros((1, 8, 8, 3), np.uint8), SIDE, SIDE)
 
 
 @pytest.fixture(scope="module")
