@@ -1,1 +1,1 @@
-"""Pretrained feature networks, and the safe way their public weights come in."""
+"""Pretrained networks that judge images, and the weights they are given."""

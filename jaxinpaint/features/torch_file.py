@@ -138,11 +138,11 @@ class _SmallReads(io.BufferedReader):
     """
 
     def read(self, size: int | None = -1) -> bytes:
-        least = size is None or size < 0
-        data = super().read(MAX_HEADER + 1 if least else size)
-        if len(data) > MAX_HEADER:
+        if size is None or size < 0:
+            size = max(os.fstat(self.fileno()).st_size - self.tell(), 0)
+        if size > MAX_HEADER:
             raise ValueError(f"its directory exceeds {MAX_HEADER} bytes")
-        return data
+        return super().read(size)
 
 
 def _read_zip(file: BinaryIO, where: str) -> tuple[Any, Mapping[str, np.ndarray]]:
@@ -222,7 +222,8 @@ def _read_members(
 
 def _read_legacy(file: BinaryIO, where: str) -> tuple[Any, Mapping[str, np.ndarray]]:
     """The tree of a file of torch 0.1.10 to 1.5, and its storages."""
-    head = io.BytesIO(file.read(MAX_HEADER))
+    size = os.fstat(file.fileno()).st_size
+    head = io.BytesIO(file.read(min(size, MAX_HEADER)))
     declared: dict[str, Storage] = {}
     magic, protocol, system = (read_pickle(head, where, {}) for _ in range(3))
     if type(magic) is not int or magic != _MAGIC or protocol != _PROTOCOL:
@@ -237,19 +238,18 @@ def _read_legacy(file: BinaryIO, where: str) -> tuple[Any, Mapping[str, np.ndarr
     tree = read_pickle(head, where, declared)
     keys = read_pickle(head, where, {})
     _refuse_keys(keys, declared, where)
-    left = os.fstat(file.fileno()).st_size - file.seek(head.tell())
+    left = size - file.seek(head.tell())
     storages = {}
     for key in keys:
         storage = declared[key]
-        size = _bytes_of(storage)
         count = int.from_bytes(file.read(8), "little", signed=True)
-        left -= 8 + size
+        left -= 8 + _bytes_of(storage)
         if left < 0 or count != storage.size:
             raise ForeignFileError(
                 f"{where}: storage {key} declares {storage.size} elements and is cut "
                 "short or has others; get the file again."
             )
-        data = np.fromfile(file, np.uint8, size)
+        data = np.fromfile(file, np.uint8, _bytes_of(storage))
         storages[key] = typed(f"{where}: storage {key}", data, storage.dtype)
     if left:
         raise ForeignFileError(
