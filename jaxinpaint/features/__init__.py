@@ -1,0 +1,1 @@
+"""Pretrained feature networks, and the safe way their public weights come in."""
