@@ -70,7 +70,9 @@ def list_weights() -> int:
         for name, entry in registry.WEIGHTS.items()
     ]
     if sys.stdout.isatty():
-        table = rich.table.Table(*columns)
+        table = rich.table.Table()
+        for column in columns:
+            table.add_column(column, overflow="fold")  # an address stays whole
         for row in rows:
             table.add_row(*row)
         rich.console.Console().print(table)

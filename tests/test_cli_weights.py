@@ -230,10 +230,16 @@ def test_without_pooch_the_extra_is_named(file, run, monkeypatch):
 
 
 def test_a_terminal_gets_a_table_with_everything_in_it(file, run, monkeypatch):
+    address = "https://example.org/" + "long/" * 20
+    changed = registry.WEIGHTS["toy"]._replace(urls=(address,))
+    monkeypatch.setitem(registry.WEIGHTS, "toy", changed)
     monkeypatch.setenv("COLUMNS", "90")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     code, out, _ = run("list")
     assert code == 0
     assert "┃" in out
-    squeezed = "".join(out.split()).replace("│", "")
-    assert "missing" in squeezed and "toy" in squeezed
+    rows = [line.split("│") for line in out.splitlines() if "│" in line]
+    assert "".join(row[-2].strip() for row in rows) == address
+    squeezed = "".join(out.split())
+    for word in ("toy", "missing", "tests", "unknown", "none"):
+        assert word in squeezed
