@@ -5,7 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxinpaint.core.checks import ShapeMismatchError, expect_shape
+from jaxinpaint.core.checks import ShapeMismatchError, expect_dtype, expect_shape
+
+FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
 class Normalization(NamedTuple):
@@ -48,12 +50,14 @@ def normalize(image: jax.Array, normalization: Normalization) -> jax.Array:
 
     Raises:
       ShapeMismatchError: neither one nor three channels.
+      DTypeError: integers.
     """
     channels = expect_shape("normalize", "image", image, "B H W C")[3]
     if channels not in (1, 3):
         raise ShapeMismatchError(
             f"normalize: image must have 1 or 3 channels, got {list(image.shape)}."
         )
+    expect_dtype("normalize", "image", image, *FLOATS)
     # (v - mean) / std in one multiplication and one addition, their constants made
     # in Python's float64; [-1, 1] comes back to the last bit.
     scale = jnp.asarray([0.5 / s for s in normalization.std], image.dtype)

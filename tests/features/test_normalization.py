@@ -52,3 +52,8 @@ def test_dtype_stays(dtype):
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="normalize: image must"):
         normalize(jnp.zeros(shape), IMAGENET)
+
+
+def test_integers_are_refused():
+    with pytest.raises(ValueError, match="got uint8; integer images are scaled"):
+        normalize(jnp.zeros((1, 2, 2, 3), jnp.uint8), IMAGENET)
