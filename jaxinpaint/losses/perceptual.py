@@ -11,6 +11,11 @@ Features = Mapping[str, jax.Array]
 Divisor = Callable[[int, int, int], int]
 
 
+def absolute(x: jax.Array) -> jax.Array:
+    """|x| with gradient 0 at 0; that of `jnp.abs` is 1 there, which pulls on equals."""
+    return x * jnp.sign(x)
+
+
 def positions(height: int, width: int, channels: int) -> int:
     """Divisor of `gram`: its entries become means over positions (ipA-MedGAN)."""
     return height * width
@@ -33,17 +38,17 @@ def perceptual(
 
     The mean is over batch, rows, columns and channels. The papers' terms:
 
-    - FlowInpaint Eq. 17 (R36), glomeruli Eq. 10: `jnp.abs`, weights of 1.
-    - ipA-MedGAN Eq. 3: `jnp.abs`, weights of 1, over the discriminator's blocks and
+    - FlowInpaint Eq. 17 (R36), glomeruli Eq. 10: `absolute`, weights of 1.
+    - ipA-MedGAN Eq. 3: `absolute`, weights of 1, over the discriminator's blocks and
       the images themselves, as one more entry.
-    - RNON Eq. 4 and 6: `jnp.abs`, once for the raw result and once for the composite;
+    - RNON Eq. 4 and 6: `absolute`, once for the raw result and once for the composite;
       weights of 1 for VGG16, of 30 for DenseNet (Eq. 13: 1.25 and 50).
 
     Args:
       truth: name to [B, H, W, C], any float dtype.
       prediction: the same names and shapes.
       weights: of the layers that count; others may be there for other losses.
-      distance: elementwise, of a difference: `jnp.abs` or `jnp.square`.
+      distance: elementwise, of a difference: `absolute` or `jnp.square`.
 
     Returns:
       Scalar, float32 at the least. Its gradient is 0 where features are equal.
@@ -99,7 +104,7 @@ def style(
 
     The mean is over the batch and the C * C entries. The papers' terms:
 
-    - glomeruli Eq. 11: `elements`, `jnp.abs`, weights of 1.
+    - glomeruli Eq. 11: `elements`, `absolute`, weights of 1.
     - RNON Eq. 7 and 8: the same, for the raw result and for the composite.
     - ipA-MedGAN Eq. 4, squared Frobenius norm / (4 C^2): `positions`, `jnp.square`,
       weights of lambda / 4, since the mean divides by C^2.
@@ -109,7 +114,7 @@ def style(
       prediction: the same names and shapes.
       weights: of the layers that count; others may be there for other losses.
       divisor: `positions` or `elements`.
-      distance: elementwise, of a difference: `jnp.abs` or `jnp.square`.
+      distance: elementwise, of a difference: `absolute` or `jnp.square`.
 
     Returns:
       Scalar, float32 at the least. Where features are equal it is 0 up to

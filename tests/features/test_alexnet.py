@@ -6,6 +6,7 @@ import pytest
 from jaxinpaint.features.alexnet import ALEXNET_LAYERS, ALEXNET_TAPS, AlexNet
 from jaxinpaint.features.classifier import adaptive_mean
 from jaxinpaint.features.convert import convert, foreign
+from jaxinpaint.features.load import read_torch
 from jaxinpaint.features.normalization import IMAGENET
 from tests.features import hashed
 
@@ -64,17 +65,18 @@ def port():
 
 
 @pytest.mark.parametrize("kind, bound", [("float32", 1e-4), ("float64", 1e-9)])
-def test_every_tap_is_the_ports(port, kind, bound):
+def test_every_tap_is_the_ports(tmp_path, port, kind, bound):
     torch = pytest.importorskip("torch")
-    tensors = {n: t.numpy() for n, t in port.state_dict().items() if "feat" in n}
+    trunk = {n: t for n, t in port.state_dict().items() if n.startswith("features")}
+    torch.save(trunk, tmp_path / "alexnet.pth")
     convolutions = [x for x in ALEXNET_LAYERS if x.kind == "conv"]
-    variables = convert(tensors, convolutions)
+    variables = convert(read_torch(tmp_path / "alexnet.pth"), convolutions)
     image = np.random.default_rng(0).uniform(-1, 1, (2, 66, 75, 3)).astype(kind)
     levels = ((image - SHIFT) / SCALE).transpose(0, 3, 1, 2).astype(kind)
-    trunk = port.features.to(getattr(torch, kind))
+    port.features.to(getattr(torch, kind))
     with torch.no_grad():
         wants = port.outputs(torch.from_numpy(levels))
-    trunk.to(torch.float32)
+    port.features.to(torch.float32)
     with jax.enable_x64(kind == "float64"):
         module = network(*PLACES, dtype=jnp.dtype(kind))
         variables = jax.tree.map(lambda a: jnp.asarray(a, kind), variables)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxinpaint.features.convert import convert, foreign
+from jaxinpaint.features.load import read_torch
 from jaxinpaint.features.normalization import CAFFE, IMAGENET, SIGNED
 from jaxinpaint.features.vgg import VGG, VGG16, VGG19, vgg_layers, vgg_taps
 from tests.features import hashed
@@ -110,10 +111,6 @@ def port(blocks, seed):
     return randomize(torch_network, seed)
 
 
-def numpy_state(torch_network):
-    return {name: t.numpy() for name, t in torch_network.state_dict().items()}
-
-
 def relative(got, want):
     want = want.detach().numpy().transpose(0, 2, 3, 1)
     assert got.shape == want.shape
@@ -123,11 +120,12 @@ def relative(got, want):
 
 @pytest.mark.parametrize("blocks", [VGG16, VGG19], ids=["vgg16", "vgg19"])
 @pytest.mark.parametrize("kind, bound", [("float32", 1e-4), ("float64", 1e-9)])
-def test_every_tap_is_the_ports(blocks, kind, bound):
+def test_every_tap_is_the_ports(tmp_path, blocks, kind, bound):
     torch = pytest.importorskip("torch")
     torch_network = port(blocks, seed=len(blocks) + sum(blocks))
     convolutions = [x for x in vgg_layers(blocks) if x.kind == "conv"]
-    variables = convert(numpy_state(torch_network), convolutions)
+    torch.save(torch_network.state_dict(), tmp_path / "vgg.pth")
+    variables = convert(read_torch(tmp_path / "vgg.pth"), convolutions)
     image = np.random.default_rng(0).uniform(-1, 1, (1, 37, 45, 3)).astype(kind)
     levels = ((image + 1) / 2 - MEAN) / STD
     nchw = torch.from_numpy(levels.transpose(0, 3, 1, 2).astype(kind))

@@ -5,7 +5,14 @@ import pytest
 
 from jaxinpaint.features.normalization import IMAGENET
 from jaxinpaint.features.vgg import VGG, VGG19
-from jaxinpaint.losses.perceptual import elements, gram, perceptual, positions, style
+from jaxinpaint.losses.perceptual import (
+    absolute,
+    elements,
+    gram,
+    perceptual,
+    positions,
+    style,
+)
 from tests.features import hashed
 
 SHAPES = {"fine": (2, 3, 4, 5), "coarse": (2, 2, 1, 7)}
@@ -84,7 +91,7 @@ def ipa_style(a, b, weights):
 
 def test_perceptual_of_flowinpaint_and_glomeruli():
     a, b = features(0), features(1)
-    got = perceptual(on_device(a), on_device(b), ONES, jnp.abs)
+    got = perceptual(on_device(a), on_device(b), ONES, absolute)
     assert got == pytest.approx(flowinpaint_or_glomeruli_perceptual(a, b), rel=1e-5)
 
 
@@ -92,7 +99,7 @@ def test_perceptual_of_rnon():
     truth, raw, completed = features(0), features(1), features(2)
     weights = {"fine": 1.25, "coarse": 50.0}
     got = sum(
-        perceptual(on_device(truth), on_device(x), weights, jnp.abs)
+        perceptual(on_device(truth), on_device(x), weights, absolute)
         for x in (raw, completed)
     )
     want = rnon_perceptual(truth, raw, completed, weights)
@@ -104,7 +111,7 @@ def test_perceptual_of_ipa_medgan():
     a = {"image": np.full((1, 2, 2, 1), 0.5, np.float32), **features(0)}
     b = {"image": np.zeros((1, 2, 2, 1), np.float32), **features(1)}
     weights = {"image": 3.0, **ONES}
-    got = perceptual(on_device(a), on_device(b), weights, jnp.abs)
+    got = perceptual(on_device(a), on_device(b), weights, absolute)
     want = 3.0 * 0.5 + flowinpaint_or_glomeruli_perceptual(features(0), features(1))
     assert got == pytest.approx(want, rel=1e-5)
 
@@ -118,7 +125,7 @@ def test_squared_distance_by_hand():
 
 def test_style_of_rnon_and_glomeruli():
     a, b = features(0), features(1)
-    got = style(on_device(a), on_device(b), ONES, elements, jnp.abs)
+    got = style(on_device(a), on_device(b), ONES, elements, absolute)
     assert got == pytest.approx(absolute_style(a, b), rel=1e-5)
 
 
@@ -135,7 +142,7 @@ def test_printed_values_of_one_layer():
     f = jnp.arange(1.0, 9.0).reshape(1, 2, 2, 2)
     a, b = {"f": f}, {"f": f + 1.0}
     # rnon specification 9; ipa_medgan specification 9, weight 1.
-    assert style(a, b, {"f": 1.0}, elements, jnp.abs) == pytest.approx(5.0)
+    assert style(a, b, {"f": 1.0}, elements, absolute) == pytest.approx(5.0)
     got = style(a, b, {"f": 0.25}, positions, jnp.square)
     assert got == pytest.approx(25.125)
     np.testing.assert_allclose(gram(f, positions)[0], [[21.0, 25.0], [25.0, 30.0]])
@@ -154,16 +161,16 @@ def test_golden_terms_of_vgg19():
     variables = hashed.params(template)
     of_a, of_b = apply(variables, a), apply(variables, b)
     ones = lambda names: {name: 1.0 for name in names}
-    got = perceptual(of_a, of_b, ones(per), jnp.abs)
+    got = perceptual(of_a, of_b, ones(per), absolute)
     assert got == pytest.approx(2.511405, rel=2e-6)
-    each = [style(of_a, of_b, ones([n]), elements, jnp.abs) for n in sty]
+    each = [style(of_a, of_b, ones([n]), elements, absolute) for n in sty]
     want = [2.48373e-4, 1.72094e-4, 1.03646e-4, 1.35864e-4]
     np.testing.assert_allclose(each, want, rtol=1e-4)
-    got = style(of_a, of_b, ones(sty), elements, jnp.abs)
+    got = style(of_a, of_b, ones(sty), elements, absolute)
     assert got == pytest.approx(6.59977e-4, rel=1e-4)
 
 
-@pytest.mark.parametrize("distance", [jnp.abs, jnp.square])
+@pytest.mark.parametrize("distance", [absolute, jnp.square])
 def test_equal_features_cost_nothing_and_pull_nowhere(distance):
     a = on_device(features(0))
     value, slope = jax.value_and_grad(
@@ -173,7 +180,7 @@ def test_equal_features_cost_nothing_and_pull_nowhere(distance):
     assert all((np.asarray(x) == 0).all() for x in slope.values())
 
 
-@pytest.mark.parametrize("distance", [jnp.abs, jnp.square])
+@pytest.mark.parametrize("distance", [absolute, jnp.square])
 def test_style_of_equal_features_has_a_finite_slope(distance):
     a = on_device({**features(0), "dead": np.zeros((2, 3, 3, 4), np.float32)})
     ones = {name: 1.0 for name in a}
@@ -185,7 +192,7 @@ def test_style_of_equal_features_has_a_finite_slope(distance):
     assert (np.asarray(slope["dead"]) == 0).all()
 
 
-@pytest.mark.parametrize("distance", [jnp.abs, jnp.square])
+@pytest.mark.parametrize("distance", [absolute, jnp.square])
 @pytest.mark.parametrize("divisor", [positions, elements])
 def test_gradient_is_the_slope(distance, divisor):
     a, b = features(3), features(4)
@@ -211,7 +218,7 @@ def test_accumulates_in_float32():
     matrix = gram(ones, lambda h, w, c: 1)
     assert matrix.dtype == jnp.float32 and matrix[0, 0, 0] == 70000.0
     a, b = {"x": ones}, {"x": ones.at[0, 0, 0].set(0.5)}
-    got = perceptual(a, b, {"x": 1.0}, jnp.abs)
+    got = perceptual(a, b, {"x": 1.0}, absolute)
     assert got.dtype == jnp.float32
     assert got == pytest.approx(0.5 / 70000, rel=1e-6)
     slope = jax.grad(lambda f: style(a, f, {"x": 1.0}, positions, jnp.square))(b)
@@ -224,16 +231,16 @@ def test_a_sample_is_its_own_affair():
     a, b = on_device(features(0)), on_device(features(1))
     one = lambda found, i: {n: x[i : i + 1] for n, x in found.items()}
     for loss in (
-        lambda x, y: perceptual(x, y, ONES, jnp.abs),
-        lambda x, y: style(x, y, ONES, elements, jnp.abs),
+        lambda x, y: perceptual(x, y, ONES, absolute),
+        lambda x, y: style(x, y, ONES, elements, absolute),
     ):
         want = np.mean([loss(one(a, i), one(b, i)) for i in range(2)])
         assert loss(a, b) == pytest.approx(want, rel=1e-6)
 
 
 LOSSES = {
-    "perceptual": lambda a, b, w: perceptual(a, b, w, jnp.abs),
-    "style": lambda a, b, w: style(a, b, w, positions, jnp.abs),
+    "perceptual": lambda a, b, w: perceptual(a, b, w, absolute),
+    "style": lambda a, b, w: style(a, b, w, positions, absolute),
 }
 
 
@@ -256,5 +263,5 @@ def test_unfit_features_are_refused(name):
 
 def test_layers_without_a_weight_do_not_count():
     a, b = on_device(features(0)), on_device(features(1))
-    got = perceptual(a, {**b, "coarse": b["coarse"] * jnp.nan}, {"fine": 1.0}, jnp.abs)
+    got = perceptual(a, {**b, "coarse": b["coarse"] * jnp.nan}, {"fine": 1.0}, absolute)
     assert np.isfinite(got)
