@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,8 @@ from jaxinpaint.core.checks import (
     expect_dtype,
     expect_shape,
 )
+from jaxinpaint.features.inception import SIDE, Inception, resize_bilinear
+from jaxinpaint.features.normalization import SIGNED
 from jaxinpaint.metrics.evaluate import Batch, Metric, on_every_device, placer
 
 FEWEST = 2048
@@ -136,6 +139,34 @@ def _factor(of: Moments) -> tuple[np.ndarray, float]:
     return vectors[:, kept] * np.sqrt(values[kept]), float(np.trace(covariance))
 
 
+def inception_network(dtype: jnp.dtype) -> Inception:
+    """Inception v3 as far as the 2048 pool features that FID compares."""
+    return Inception(("pool3",), SIGNED, dtype)
+
+
+def pool3_features(
+    network: nn.Module,
+) -> Callable[[jax.Array, Mapping[str, Any]], jax.Array]:
+    """Makes the extractor of `fid_metric` from a network with the tap "pool3".
+
+    Args:
+      network: [B, 299, 299, 3] in [-1, 1] -> {"pool3": [B, D]}, `inception_network`
+        with the weights of 2015 for printed figures.
+
+    Returns:
+      (images [B, H, W, 3] in [0, 1], variables) -> [B, D]; images are resized to
+      299 x 299, bilinear without smoothing, then brought to [-1, 1].
+
+    Source: FlowInpaint specification 6.5.
+    """
+
+    def extract(images: jax.Array, variables: Mapping[str, Any]) -> jax.Array:
+        resized = resize_bilinear(images, SIDE, SIDE)
+        return network.apply(variables, resized * 2.0 - 1.0)["pool3"]
+
+    return extract
+
+
 def fid_metric(
     extract: Callable[..., jax.Array], *frozen: Any, data_range: float
 ) -> Metric:
@@ -151,7 +182,7 @@ def fid_metric(
 
     Args:
       extract: (images, *frozen) -> [B, D] float; jitted here. images [B, H, W, 3]
-        float32 in [0, 1]; the extractor resizes to what its network takes.
+        float32 in [0, 1]; resizing is the extractor's, as in `pool3_features`.
       frozen: trees of arrays that `extract` reads, its network's variables. They
         reach the program as arguments, and the devices of the batches once.
       data_range: largest grey level, 255 or 65535.

@@ -1,5 +1,6 @@
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +13,10 @@ from jaxinpaint.metrics.fid import (
     FEWEST,
     fid_metric,
     frechet_distance,
+    inception_network,
     merge,
     moments,
+    pool3_features,
 )
 
 
@@ -254,6 +257,32 @@ def test_weights_are_arguments_and_one_shape_compiles_once():
     metric = fid_metric(spy, {"w": projection()}, data_range=255.0)
     evaluate({"fid": metric}, batches(8, images(1)))
     assert seen == [((8, 8, 8, 3), True)]
+
+
+class Corners(nn.Module):
+    """Reads the corners of what an Inception would be given, for "pool3"."""
+
+    @nn.compact
+    def __call__(self, image):
+        assert image.shape[1:] == (299, 299, 3)
+        gain = self.variable("params", "gain", lambda: jnp.ones(())).value
+        return {"pool3": gain * image[:, ::298, ::298].reshape(image.shape[0], -1)}
+
+
+def test_inception_sees_299_pixels_of_minus_one_to_one():
+    image = jnp.zeros((1, 2, 5, 3)).at[0, 0, 4].set(1.0).at[0, 1, 0, 1].set(0.5)
+    got = pool3_features(Corners())(image, {"params": {"gain": jnp.float32(3)}})
+    want = [[-1, -1, -1], [1, 1, 1], [-1, 0, -1], [-1, -1, -1]]
+    np.testing.assert_allclose(got, 3 * np.float32(want).reshape(1, -1), atol=1e-6)
+
+
+def test_inception_fits():
+    network = inception_network(jnp.float32)
+    shape = jax.ShapeDtypeStruct((2, 64, 48, 3), jnp.float32)
+    square = jax.ShapeDtypeStruct((2, 299, 299, 3), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), square)
+    found = jax.eval_shape(pool3_features(network), shape, variables)
+    assert found.shape == (2, 2048) and found.dtype == jnp.float32
 
 
 def test_few_images_are_noted():
