@@ -93,7 +93,9 @@ def home() -> pathlib.Path:
     return cache / "jaxinpaint"
 
 
-def load(name: str, source: str, network: nn.Module, image: Tree) -> Pretrained:
+def load(
+    name: str, source: str, network: nn.Module, image: jax.ShapeDtypeStruct
+) -> Pretrained:
     """Loads the variables of a network, or of the part that it builds.
 
     Args:
@@ -102,8 +104,7 @@ def load(name: str, source: str, network: nn.Module, image: Tree) -> Pretrained:
         for tests and dry runs, which is logged as a warning.
       network: the Linen module, possibly truncated; the leaves that it makes are
         read, compared by shape and dtype and verified by their digests.
-      image: `jax.ShapeDtypeStruct` [B, H, W, 1 or 3] of an image that the network
-        could be given, or of whatever else it takes; only the shape counts.
+      image: [B, H, W, 1 or 3] that the network could be given; only its shape counts.
 
     Returns:
       The variables, on the default device.
@@ -122,7 +123,7 @@ def load(name: str, source: str, network: nn.Module, image: Tree) -> Pretrained:
             *(name, source, entry.what, ", ".join(entry.uses)),
         )
         init = jax.jit(network.init)
-        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), image)
+        blank = jnp.zeros(image.shape, image.dtype)
         variables = init(jax.random.key(int(seed[1])), blank)
         table = manifest.leaf_table(_host(variables))
         return Pretrained(variables, f"{name} {source}", _digest(table))
@@ -246,7 +247,7 @@ def _held(name: str) -> tuple[Record, manifest.Table]:
 
 
 def _imported(
-    name: str, entry: registry.Entry, network: nn.Module, image: Tree
+    name: str, entry: registry.Entry, network: nn.Module, image: jax.ShapeDtypeStruct
 ) -> Pretrained:
     record, table = _held(name)
     if not record.verified:

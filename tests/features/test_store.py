@@ -18,6 +18,7 @@ from jaxinpaint.features import densenet, registry, store
 from jaxinpaint.features.convert import foreign
 from jaxinpaint.features.load import ForeignFileError
 from jaxinpaint.features.normalization import IMAGENET
+from jaxinpaint.metrics.lpips import ALEXNET_CHANNELS, LinearWeights
 from tests.features import toy
 from tests.features.toy import IMAGE, Toy
 
@@ -438,3 +439,22 @@ def test_densenet_from_a_torch_file(tmp_path, monkeypatch):
     np.testing.assert_array_equal(kernel, ours["params"]["pool2"]["conv"]["kernel"])
     assert kernel.shape == (1, 1, 256, 128)
     assert "fc1000" not in got["params"]
+
+
+def test_linear_layers_of_lpips(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXINPAINT_HOME", str(tmp_path))
+    widths = (64, 192, 384, 256, 256)
+    bits = np.random.default_rng(0)
+    given = {
+        f"lin{i}.model.1.weight": bits.random((1, width, 1, 1), np.float32)
+        for i, width in enumerate(widths)
+    }
+    public = toy.write_safetensors(tmp_path / "alex", given)
+    store.import_file(public, "lpips_alex", replace=False, unverified=True)
+    linear = LinearWeights(ALEXNET_CHANNELS)
+    got = store.load("lpips_alex", "imported", linear, IMAGE).variables
+    layers = linear.apply(got, jnp.zeros(IMAGE.shape))
+    for layer, array in zip(layers, given.values(), strict=True):
+        np.testing.assert_array_equal(layer, array.reshape(-1))
+    drawn = store.load("lpips_alex", "random:0", linear, IMAGE).variables
+    assert jax.tree.structure(drawn) == jax.tree.structure(got)
