@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jaxinpaint
+from jaxinpaint import weights
 
 
 class Command(NamedTuple):
@@ -25,7 +26,13 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], int]
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "weights": Command(
+        "Pretrained feature networks: list, import, verify.",
+        weights.add_arguments,
+        weights.run,
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
