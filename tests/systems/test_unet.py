@@ -14,7 +14,7 @@ def batch(seed=0, size=64):
         name: jnp.asarray(rng.uniform(-1, 1, (2, size, size, 1)), jnp.float32)
         for name in unet.SECTIONS
     }
-    return out | {"mask": jnp.zeros((2, size, size, 1)).at[:, 8:20, 30:50].set(1.0)}
+    return out | {"mask": jnp.zeros((2, size, size, 1)).at[:, 8:20, 10:26].set(1.0)}
 
 
 def test_the_loss_is_l1_alone_weighted_by_region():
@@ -37,12 +37,12 @@ def test_it_learns_the_mean_of_its_neighbours():
     system = unet.build(config)
     state = jax.jit(system.init)(jax.random.key(0))
     update, losses = jax.jit(system.update), []
-    for step in range(60):
-        given = batch(step)
+    for step in range(150):
+        given = batch(step, size=32)
         given["image"] = (given["previous"] + given["following"]) / 2
         state, logs = update(state, {}, given, jax.random.key(step))
         losses.append(float(logs["loss/hole"]))
-    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:5])
 
 
 @pytest.mark.parametrize(
