@@ -86,7 +86,7 @@ def image_metric(
         return ImageScores(fetch(state), newest)
 
     def result(state: ImageScores) -> Mapping[str, Any]:
-        return _summary(np.concatenate([np.zeros(0), *fetch(state)]))
+        return summary(np.concatenate([np.zeros(0), *fetch(state)]))
 
     return Metric(lambda: ImageScores((), None), update, result)
 
@@ -99,7 +99,12 @@ def _on_every_device(array: Any) -> Any:
     return array
 
 
-def _summary(values: np.ndarray) -> Mapping[str, Any]:
+def summary(values: np.ndarray) -> Mapping[str, Any]:
+    """Sums up the scores of single images; the result of an `image_metric`.
+
+    Args:
+      values: [images] float64, infinities and NaN included.
+    """
     finite = values[np.isfinite(values)]
     n = finite.size
     value = math.fsum(finite) / n if n else math.nan
