@@ -62,6 +62,11 @@ def _score_arguments(parser: argparse.ArgumentParser) -> None:
         "--name", metavar="METHOD", help="of a single --pred; its folder's if not given"
     )
     parser.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="of the images, in the results; the truth folder's name if not given",
+    )
+    parser.add_argument(
         "--bins",
         default="0,10,20,30,40,50,60,70,80,90,100",
         metavar="PERCENTS",
@@ -119,6 +124,7 @@ def _score(parsed: argparse.Namespace) -> int:
         baselines=parsed.baselines,
         batch_size=parsed.batch_size,
         skip_missing=parsed.skip_missing,
+        dataset=parsed.dataset or parsed.truth.resolve().name,
     )
     outcome = score_report.run(job, parsed.output)
     return 1 if outcome.missing or outcome.failed else 0

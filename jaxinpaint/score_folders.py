@@ -227,11 +227,12 @@ def groups_of(items: Sequence[Item], values: Values, job: Job) -> list[Group]:
     An error in grey levels means another thing at 16 bits than at 8, so the two are
     two datasets.
     """
-    name = job.truth.resolve().name
     depths = list(dict.fromkeys(item.dtype for item in items))
     groups = []
     for depth in depths:
-        dataset = name if len(depths) == 1 else f"{name}, {depth.strip('uint')} bit"
+        dataset = job.dataset
+        if len(depths) > 1:
+            dataset += f", {depth.removeprefix('uint')} bit"
         here = [item for item in items if item.dtype == depth]
         by_label: dict[str, list[Item]] = {
             label: [] for label in [NO_HOLE, *labels_of(job.edges)]
@@ -272,7 +273,7 @@ def remarks_on(items: Sequence[Item], job: Job) -> list[str]:
     empty = [item.files.name for item in items if item.hole == 0]
     if empty:
         remarks.append(
-            f"{len(empty)} masks have no hole: {shown(empty, SHOWN)}. Their images "
+            f"Masks without a hole: {len(empty)} ({shown(empty, SHOWN)}). Their images "
             "count in the scores of the whole image alone."
         )
     for method in job.made:
@@ -291,7 +292,7 @@ def remarks_on(items: Sequence[Item], job: Job) -> list[str]:
     outside = [i.files.name for i in items if label_of(i, job.edges) == OUTSIDE]
     if outside:
         remarks.append(
-            f"{len(outside)} images lie outside the bins and count in {ALL!r} alone: "
-            f"{shown(outside, SHOWN)}."
+            f"Images outside the bins: {len(outside)} ({shown(outside, SHOWN)}). They "
+            f"count in {ALL!r} alone."
         )
     return remarks

@@ -39,6 +39,7 @@ class Job(NamedTuple):
       baselines: whether the classical fills of `FILLS` are scored too.
       batch_size: images that are scored at once; by their size if None.
       skip_missing: whether names that are not in every folder are left out.
+      dataset: what the images are called in the results.
     """
 
     truth: Path
@@ -51,6 +52,7 @@ class Job(NamedTuple):
     baselines: bool
     batch_size: int | None
     skip_missing: bool
+    dataset: str
 
 
 class Files(NamedTuple):
@@ -152,9 +154,9 @@ def find(job: Job) -> tuple[list[Files], Matched]:
     matched = match(folders)
     if matched.missing and not job.skip_missing:
         raise ValueError(
-            f"{len(matched.missing)} names are not in every folder: "
-            f"{told_missing(matched.missing)}; add these files, or leave the names "
-            f"out with --skip-missing, which scores the other {len(matched.names)}."
+            f"some names are not in every folder: {told_missing(matched.missing)}; add "
+            f"these files, or pass --skip-missing to score {len(matched.names)} without "
+            "them."
         )
     files = [
         Files(

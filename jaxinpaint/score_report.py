@@ -189,7 +189,7 @@ def facts_of(job: Job, outcome: Outcome, mask_digest: str) -> dict[str, Any]:
     return {
         "system": next(iter(job.made)),
         "methods": list(outcome.groups[0].methods),
-        "dataset": job.truth.resolve().name,
+        "dataset": job.dataset,
         "data": "given",
         "minutes": None,
         "device": device_name(environment()),
@@ -233,9 +233,7 @@ def changed_lines(job: Job, outcome: Outcome) -> list[str]:
         line = f"{changed} valid pixels changed by {method}"
         if changed:
             some = sum(item.changed[method] > 0 for item in items)
-            line += (
-                f" ({changed / valid:.2%} of them, in {some} of {len(items)} images)"
-            )
+            line += f" ({changed / valid:.2%} of them, images: {some} of {len(items)})"
         lines.append(f"{line}.")
     return lines
 
@@ -245,7 +243,7 @@ def notes(job: Job, outcome: Outcome) -> list[str]:
     items = outcome.items
     ratios = [item.ratio for item in items]
     lines = [
-        f"{len(items)} images; {marks(job.polarity)} in the mask files. The hole is "
+        f"Images: {len(items)}; {marks(job.polarity)} in the mask files. The hole is "
         f"{plots.percent(statistics.median(ratios))} of an image in the median, from "
         f"{plots.percent(min(ratios))} to {plots.percent(max(ratios))}.",
         "A column such as 10-20% holds the images with more than 10 % and at most 20 % "
@@ -253,19 +251,18 @@ def notes(job: Job, outcome: Outcome) -> list[str]:
         *changed_lines(job, outcome),
     ]
     if outcome.missing:
-        lines.append(
-            f"{len(outcome.missing)} names were not in every folder: left out."
-        )
+        lines.append(f"Left out, not in every folder: {len(outcome.missing)}.")
     if outcome.failed:
-        lines.append(f"{len(outcome.failed)} images could not be read: left out.")
+        lines.append(f"Left out, not readable: {len(outcome.failed)}.")
     small = sum(min(item.shape[:2]) < SMALLEST_SIDE for item in items)
     if small:
         lines.append(
-            f"MS-SSIM needs sides of {SMALLEST_SIDE}: not computed for {small} images."
+            f"MS-SSIM needs sides of {SMALLEST_SIDE}: not computed for {small} of the "
+            "images."
         )
     grey = sum(item.shape[-1] == 1 for item in items)
     if grey:
-        lines.append(f"FSIMc needs colour: not computed for {grey} images.")
+        lines.append(f"FSIMc needs colour: not computed for {grey} of the images.")
     return lines
 
 

@@ -47,7 +47,7 @@ def images_by_name(
         return {source.stem.removesuffix(suffix): source}
     files = sorted(
         path
-        for path in (Path(entry.path) for entry in os.scandir(source))
+        for path in (Path(one.path) for one in os.scandir(source) if one.is_file())
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     )
     stems = {path.stem for path in files}
