@@ -92,6 +92,9 @@ def _score_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same of every --pred: _mask001 for what LaMa writes",
     )
     parser.add_argument(
+        "--truth-suffix", default="", metavar="END", help="the same of the true images"
+    )
+    parser.add_argument(
         "--batch-size",
         type=int,
         metavar="N",
@@ -118,6 +121,7 @@ def _score(parsed: argparse.Namespace) -> int:
         made=made,
         mask=parsed.mask,
         polarity=parsed.mask_polarity,
+        truth_suffix=parsed.truth_suffix,
         made_suffix=parsed.pred_suffix,
         mask_suffix=parsed.mask_suffix,
         edges=score_folders.percent_edges(parsed.bins),

@@ -33,7 +33,8 @@ class Job(NamedTuple):
         first.
       mask: folder of masks, or one mask for all images.
       polarity: what a mask's larger value marks, "hole" or "valid".
-      made_suffix: that the stems of all `made` end in, beside the image's name.
+      truth_suffix: that the stems of the true images end in, after their name.
+      made_suffix: the same of all `made`.
       mask_suffix: the same of the masks.
       edges: of the columns, in per cent of the image that are hole, rising.
       baselines: whether the classical fills of `FILLS` are scored too.
@@ -46,6 +47,7 @@ class Job(NamedTuple):
     made: Mapping[str, Path]
     mask: Path
     polarity: str
+    truth_suffix: str
     made_suffix: str
     mask_suffix: str
     edges: Sequence[Fraction]
@@ -137,8 +139,8 @@ def find(job: Job) -> tuple[list[Files], Matched]:
       ValueError: as `score_job`.
       OSError: a folder is not there.
     """
-    ends = (job.mask_suffix, job.made_suffix)
-    truth = images_by_name(job.truth, beside=ends)
+    ends = {job.mask_suffix, job.made_suffix} - {job.truth_suffix}
+    truth = images_by_name(job.truth, job.truth_suffix, ends)
     folders = {"truth": truth}
     for method, source in job.made.items():
         if source.is_file() and job.truth.is_file():
