@@ -636,6 +636,13 @@ def test_the_page_stands_alone_and_says_what_it_is(images):
     assert "10-20%" in plot and ">all<" not in plot
 
 
+def test_a_method_called_as_a_classical_fill_has_one_line(images):
+    images.results("--name", "telea")
+    text = (images.folder / "out" / "report.html").read_text(encoding="utf-8")
+    lines = re.findall(r'<th scope="row">(\w+)</th>', text)
+    assert lines.count("telea") == text.count("<table") == lines.count("n") > 0
+
+
 def test_files_that_change_meanwhile_are_noticed(images, monkeypatch, capsys):
     load = score_inputs.load
 

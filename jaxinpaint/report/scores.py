@@ -201,7 +201,7 @@ def key(row: Row) -> tuple[Any, ...]:
 
 def order(methods: Iterable[str], system: str) -> list[str]:
     """Puts methods in the order of a table: the system, the baselines, the others."""
-    known = [system, *BASELINES]
+    known = list(dict.fromkeys([system, *BASELINES]))
     rest = sorted(set(methods) - set(known))
     return [name for name in [*known, *rest] if name in set(methods)]
 
