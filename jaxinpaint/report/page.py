@@ -14,6 +14,7 @@ from jaxinpaint.report.panels import Panel
 Row = Mapping[str, Any]
 
 RUN_KEYS = ("system", "dataset", "data", "minutes", "device")
+# What run["data"] may be, in words; "given" are images of which nobody said it.
 DATA = {"phantom": "synthetic", "real": "real", "given": ""}
 
 
@@ -42,9 +43,8 @@ def write_page(
         "bin", "region" ("hole" or "image"), "metric" (a key of scores.METRICS), "value",
         "sd", "n"; optional "infinite" and "undefined" count the scores that were so
         and are not in "value". A value or sd may be NaN or None. Run says what was run: "system" (a
-        method of the rows), "dataset" (in words), "data" ("phantom", "real",
-        or "given" where nobody said), "minutes" (of training; None for outputs made
-        elsewhere, whose valid pixels may differ), "device"; optional "steps",
+        method of the rows), "dataset" (in words), "data" ("phantom" or "real"),
+        "minutes" (of training; None for outputs made elsewhere), "device"; optional "steps",
         "weights", "mask_manifest", "version", and whatever else a reader needs.
       paper_rows: printed scores, as `paper_tables.rows` returns them. Rows of
         `results` whose method starts with "paper" are taken as such too.
