@@ -17,6 +17,7 @@ BASELINES = {
     "telea": "Telea's fast marching, from the section alone",
     "navier_stokes": "Navier-Stokes inpainting, from the section alone",
 }
+ALL = "all"  # the bin of every image, which is no place along an axis of holes
 REGIONS = {"hole": "in the hole", "image": "whole image"}
 
 
@@ -175,8 +176,9 @@ def verdict(rows: Sequence[Row], system: str) -> dict[str, Any]:
     worse = below(rows, system)
     if not worse:
         names = ", ".join(order(compared, system))
+        kind = "baseline" if set(compared) <= set(BASELINES) else "other method"
         line = (
-            f"{system} is below no baseline in the {sum(compared.values())} "
+            f"{system} is below no {kind} in the {sum(compared.values())} "
             f"comparisons of this report ({names})."
         )
         return {"good": True, "lines": [{"text": line, "places": []}]}
@@ -239,7 +241,7 @@ def key(row: Row) -> tuple[Any, ...]:
 
 def order(methods: Iterable[str], system: str) -> list[str]:
     """Puts methods in the order of a table: the system, the baselines, the others."""
-    known = [system, *BASELINES]
+    known = list(dict.fromkeys([system, *BASELINES]))
     rest = sorted(set(methods) - set(known))
     return [name for name in [*known, *rest] if name in set(methods)]
 
@@ -292,9 +294,10 @@ def blocks(
                     for name in bins
                 ]
                 table["paper"] = _printed(beside, bins, _decimals(paper))
+                along = [name for name in bins if name != ALL]
                 table["plot"] = (
-                    plots.score_by_hole(own, methods=methods, bins=bins, ratios=ratios)
-                    if len(bins) > 1
+                    plots.score_by_hole(own, methods=methods, bins=along, ratios=ratios)
+                    if len(along) > 1
                     else ""
                 )
                 tables.append(table)
