@@ -125,9 +125,8 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     )
     apart = first.mean - second.mean
     (left, first_trace), (right, second_trace) = map(_factor, (first, second))
-    # One of the two is empty where all images of a set have the same features.
-    product = left.T @ right
-    root = np.linalg.svd(product, compute_uv=False).sum() if product.size else 0.0
+    # Empty, with the sum 0, where all images of a set have the same features.
+    root = np.linalg.svd(left.T @ right, compute_uv=False).sum()
     return float(apart @ apart + first_trace + second_trace - 2.0 * root)
 
 

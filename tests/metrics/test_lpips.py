@@ -270,7 +270,7 @@ def test_symmetric_positive_and_nearer_is_less():
 
 def test_first_linear_layer_belongs_to_the_first_tap():
     trunk, variables, linear = thin()
-    truth, prediction = signed(*pair())
+    truth, prediction = signed(*pair(sides=(9, 13)))
     f, g = (
         jax.tree.map(np.asarray, trunk.apply(variables, x)) for x in (truth, prediction)
     )
