@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jaxinpaint
+from jaxinpaint import score_command, weights
 
 
 class Command(NamedTuple):
@@ -25,7 +26,18 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], int]
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "score": Command(
+        "Scores what any program restored, in the hole and over the whole image.",
+        score_command.add_arguments,
+        score_command.run,
+    ),
+    "weights": Command(
+        "Pretrained feature networks: list, import, verify.",
+        weights.add_arguments,
+        weights.run,
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -37,7 +37,7 @@ from jaxinpaint.report import paper_tables, plots
 from jaxinpaint.report.page import write_page
 from jaxinpaint.report.panels import Panel, choose
 from jaxinpaint.runs import Run, device_name, open_run, training_minutes, weights_digest
-from jaxinpaint.scoring import Filled, Scored, score, tidy
+from jaxinpaint.scoring import Filled, More, Scored, score, tidy
 from jaxinpaint.training.workdir import environment, to_json
 
 RESULTS = ("report.html", "metrics.json", "masks.json", "scores.csv", "images")
@@ -67,7 +67,8 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     `eval/metrics.json` holds tidy rows and what was run, `eval/scores.csv` the scores
     of every image, `eval/report.html` the page, `eval/masks.json` the mask manifest,
     and `eval/images/<mask>/<case>.png` the restored images, whose levels are what is
-    scored, beside their masks. Those of an earlier evaluation are removed.
+    scored, beside their masks. Those of an earlier evaluation are removed. The rows
+    of the other methods hold a paired t-test against the system (`tidy`).
 
     Args:
       config: of the run; `eval` may differ from training's, and so may `data` where
@@ -118,7 +119,13 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
         row
         for one in bins
         for method, scored in one.methods.items()
-        for row in tidy(method, facts["dataset"], one.label, scored)
+        for row in tidy(
+            method,
+            facts["dataset"],
+            one.label,
+            scored,
+            None if method == config.system else one.methods[config.system],
+        )
     ]
     printed = paper_tables.rows(config.system)
     write_json(folder / "masks.json", manifest)
@@ -141,7 +148,11 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
 
 
 def score_cases(
-    cases: Iterable[Case], fill: Fill, batch_size: int, console: Console
+    cases: Iterable[Case],
+    fill: Fill,
+    batch_size: int,
+    console: Console,
+    more: More | None = None,
 ) -> Iterator[Bin]:
     """Fills and scores the cases, one kind of mask after the other.
 
@@ -152,6 +163,7 @@ def score_cases(
       fill: a batch of cases -> what every method made of them, the system first.
       batch_size: cases that are filled and scored at once.
       console: shows a bar, or plain lines where it is no terminal.
+      more: further metrics, as `score` takes them.
     """
     with Progress(
         *Progress.get_default_columns()[:2],
@@ -164,7 +176,7 @@ def score_cases(
         for label, group in itertools.groupby(cases, lambda case: case.label):
             bar.reset(task, description=label)
             one = score_bin(
-                label, group, fill, batch_size, lambda n: bar.advance(task, n)
+                label, group, fill, batch_size, lambda n: bar.advance(task, n), more
             )
             system = next(iter(one.methods.values()))
             mean = system.scores["hole", "psnr"]["value"]
@@ -179,6 +191,7 @@ def score_bin(
     fill: Fill,
     batch_size: int,
     advance: Callable[[int], None],
+    more: More | None = None,
 ) -> Bin:
     """Fills and scores the cases of one kind of mask; `advance` hears how many."""
     facts: list[tuple[str, bool]] = []
@@ -189,7 +202,7 @@ def score_bin(
             facts.extend((case.name, case.neighbor_in_training) for case in some)
             advance(len(some))
 
-    methods = score(parts(), batch_size)
+    methods = score(parts(), batch_size, more)
     return Bin(label, [name for name, _ in facts], sum(g for _, g in facts), methods)
 
 
@@ -336,14 +349,20 @@ def remove_results(folder: Path) -> None:
 
 
 def write_scores(path: Path, bins: Iterable[Bin]) -> None:
-    """Writes the score of every image as CSV, for tests between methods."""
+    """Writes the score of every image as CSV, for tests between methods.
+
+    A score of a whole set, such as FID, has none and no line.
+    """
     with open(path, "w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(["method", "bin", "image", "region", "metric", "value"])
         for one in bins:
             for method, scored in one.methods.items():
                 for (region, metric), result in scored.scores.items():
-                    for name, value in zip(one.names, result["values"], strict=True):
+                    values = result.get("values")
+                    if values is None:
+                        continue
+                    for name, value in zip(one.names, values, strict=True):
                         lines.writerow([method, one.label, name, region, metric, value])
 
 

@@ -21,13 +21,26 @@ from jaxinpaint.metrics.evaluate import (
     together,
 )
 from jaxinpaint.metrics.fsim import fsim, fsimc
-from jaxinpaint.metrics.pixel import mae, psnr
-from jaxinpaint.metrics.ssim import SMALLEST_SIDE, ms_ssim, ssim, ssim_eq7
+from jaxinpaint.metrics.pixel import mae, mse, psnr
+from jaxinpaint.metrics.significance import mark, paired_t_test
+from jaxinpaint.metrics.ssim import (
+    LARGE_SIDE,
+    SMALLEST_SIDE,
+    ms_ssim,
+    ssim,
+    ssim_51,
+    ssim_eq7,
+)
+from jaxinpaint.metrics.uqi import SIDE as WINDOW_SIDE
+from jaxinpaint.metrics.uqi import uqi
 
 LEVELS = {"uint8": 255.0, "uint16": 65535.0}
 KEPT = ("value", "sd", "n", "infinite", "undefined")
 
 Place = tuple[str, str]  # region, metric
+# (dtype, [H, W, C] of an image) -> metrics by place. Called once a set of images: one
+# that builds jitted functions should be cached, as `metrics_for` is.
+More = Callable[[str, tuple[int, ...]], Mapping[Place, Metric]]
 
 
 class Filled(NamedTuple):
@@ -48,8 +61,9 @@ class Scored(NamedTuple):
     """What one method reached on one set of images.
 
     Attributes:
-      scores: (region, metric) -> the result of an `image_metric`; `values` holds the
-        score of each image.
+      scores: (region, metric) -> the result of a metric; that of an `image_metric`
+        has `values`, the score of each image, that of a whole set, such as FID, has
+        none.
       changed: pixels outside the hole that differ from the truth, over all images.
     """
 
@@ -57,13 +71,17 @@ class Scored(NamedTuple):
     changed: int
 
 
-def score(parts: Iterable[Filled], batch_size: int) -> dict[str, Scored]:
+def score(
+    parts: Iterable[Filled], batch_size: int, more: More | None = None
+) -> dict[str, Scored]:
     """Scores every method on one set of images; holds one part at a time.
 
     Args:
       parts: of the set, all of one size and dtype, each with at most `batch_size`
         images and with the same methods.
       batch_size: images that are scored at once.
+      more: metrics beside those of `metrics_for`, such as the learned ones, which
+        need weights.
 
     Returns:
       By method.
@@ -78,7 +96,8 @@ def score(parts: Iterable[Filled], batch_size: int) -> dict[str, Scored]:
     for part in parts:
         if first is None:
             first = part
-            metric = metrics_for(str(part.truth.dtype), part.truth.shape[1:])
+            images = str(part.truth.dtype), part.truth.shape[1:]
+            metric = _both(metrics_for(*images), more(*images) if more else {})
             states = {method: metric.init() for method in part.made}
             changed = dict.fromkeys(part.made, 0)
         _expect_alike(part, first)
@@ -101,6 +120,17 @@ def score(parts: Iterable[Filled], batch_size: int) -> dict[str, Scored]:
         method: Scored(metric.result(state), changed[method])
         for method, state in states.items()
     }
+
+
+def _both(metric: Metric, more: Mapping[Place, Metric]) -> Metric:
+    """Joins a metric whose results are by place with further ones."""
+    pair = together({"usual": metric, "more": together(more)})
+
+    def result(states: Any) -> Mapping[Place, Any]:
+        results = pair.result(states)
+        return {**results["usual"], **results["more"]}
+
+    return Metric(pair.init, pair.update, result)
 
 
 def _expect_alike(part: Filled, first: Filled) -> None:
@@ -127,8 +157,9 @@ def _expect_alike(part: Filled, first: Filled) -> None:
 def metrics_for(dtype: str, shape: tuple[int, ...]) -> Metric:
     """All scores of a report as one metric, whose results are by (region, metric).
 
-    Regions are "hole" and "image", the whole image. FSIMc needs colour, MS-SSIM sides
-    of 176; they are left out otherwise.
+    Regions are "hole" and "image", the whole image. FSIMc needs colour, UQI sides of
+    8, SSIM in 51 x 51 windows sides of 51, MS-SSIM sides of 176; they are left out
+    otherwise.
 
     Args:
       dtype: "uint8" or "uint16".
@@ -140,9 +171,14 @@ def metrics_for(dtype: str, shape: tuple[int, ...]) -> Metric:
     if dtype not in LEVELS:
         raise DTypeError(f"score: images must be uint8 or uint16, got {dtype}.")
     top = LEVELS[dtype]
-    both = {"psnr": psnr, "ssim": ssim, "mae": mae, "fsim": fsim}
+    both = {"psnr": psnr, "ssim": ssim, "mae": mae, "mse": mse, "fsim": fsim}
     if shape[-1] == 3:
         both["fsimc"] = fsimc
+    if min(shape[:2]) >= WINDOW_SIDE:
+        both["uqi"] = uqi
+    whole = {**both, "ssim_eq7": ssim_eq7}
+    if min(shape[:2]) >= LARGE_SIDE:
+        whole["ssim_51"] = ssim_51
 
     def in_hole(score: Callable[..., jax.Array]) -> Metric:
         return image_metric(functools.partial(score, data_range=top))
@@ -157,7 +193,7 @@ def metrics_for(dtype: str, shape: tuple[int, ...]) -> Metric:
     metrics: dict[Place, Metric] = {}
     for name, function in both.items():
         metrics["hole", name] = in_hole(function)
-    for name, function in {**both, "ssim_eq7": ssim_eq7}.items():
+    for name, function in whole.items():
         metrics["image", name] = everywhere(function)
     if min(shape[:2]) >= SMALLEST_SIDE:
         metrics["image", "ms_ssim"] = image_metric(
@@ -167,20 +203,48 @@ def metrics_for(dtype: str, shape: tuple[int, ...]) -> Metric:
 
 
 def tidy(
-    method: str, dataset: str, bin: str, scored: Scored
+    method: str,
+    dataset: str,
+    bin: str,
+    scored: Scored,
+    against: Scored | None = None,
 ) -> list[dict[str, str | float | int | None]]:
-    """One row a region and metric; what is no finite number is None, for JSON."""
-    return [
-        {
+    """One row a region and metric.
+
+    What a result does not have, such as the deviation of an FID, and what is no
+    finite number is None, for JSON.
+
+    Args:
+      method: of the rows.
+      dataset: of the rows.
+      bin: of the rows.
+      scored: what the method reached.
+      against: what the system reached on the same images. The rows of scores of
+        single images then hold a paired t-test against it too: `p`, its `mark` ("*"
+        for p < 0.01, "#" for p < 0.05, else ""), and `left_out`, the images without
+        two finite scores.
+
+    Raises:
+      ValueError: `against` is of other images.
+    """
+    rows = []
+    for (region, metric), result in scored.scores.items():
+        row = {
             "method": method,
             "dataset": dataset,
             "bin": bin,
             "region": region,
             "metric": metric,
-            **{
-                name: result[name] if np.isfinite(result[name]) else None
-                for name in KEPT
-            },
+            **{name: _number(result.get(name, np.nan)) for name in KEPT},
         }
-        for (region, metric), result in scored.scores.items()
-    ]
+        rival = against.scores.get((region, metric), {}) if against else {}
+        if "values" in result and "values" in rival:
+            test = paired_t_test(result["values"], rival["values"])
+            row |= {"p": _number(test.p), "mark": mark(test.p)}
+            row["left_out"] = test.left_out
+        rows.append(row)
+    return rows
+
+
+def _number(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,12 +1,12 @@
 """Checkpoints that survive kills, damaged files and other device counts.
 
-The only place that knows orbax. Orbax writes a step into a temporary directory and
-renames it, so a half-written step is never listed, but it stores no checksum and
-casts dtypes in silence. So every step also holds a manifest (`core/manifest.py`), and
-a step is read to the host, compared with it, and only then placed on devices.
+With `core/arrays.py` the only place that knows orbax. Orbax writes a step into a
+temporary directory and renames it, so a half-written step is never listed, but it
+stores no checksum and casts dtypes in silence. So every step also holds a manifest
+(`core/manifest.py`), and a step is read to the host, compared with it, and only then
+placed on devices.
 """
 
-import asyncio
 import contextlib
 import datetime
 import fcntl
@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from jaxinpaint.core import manifest
+from jaxinpaint.core import arrays, manifest
 from jaxinpaint.core.manifest import DamagedCheckpointError
 from jaxinpaint.core.system import Tree, Variables
 
@@ -346,26 +346,6 @@ class _Retention:
         return [step in kept for step in steps]
 
 
-class _Reader(ocp.type_handlers.NumpyHandler):
-    """Reads every leaf to its end before it tells that one failed.
-
-    Orbax closes its event loop at the first failure, and the reads still in flight
-    then complain from other threads.
-    """
-
-    async def deserialize(self, infos: Sequence, args: Sequence | None = None) -> list:
-        each = args or [None] * len(infos)
-        reads = [
-            super(_Reader, self).deserialize([info], [arg] if arg else None)
-            for info, arg in zip(infos, each, strict=True)
-        ]
-        results: list[Any] = await asyncio.gather(*reads, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return [array for (array,) in results]
-
-
 class _Part(NamedTuple):
     """What to read of a step: the leaves of `template`, below `prefix`.
 
@@ -426,18 +406,9 @@ def _read(directory: pathlib.Path, step: int, part: _Part) -> tuple[dict, Tree]:
         networks = {tuple(path.split("/")[:2]) for path in asked}
         saved = {k: v for k, v in saved.items() if tuple(k.split("/")[:2]) in networks}
     manifest.refuse_mismatch(where, saved, asked)
-    to_numpy = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in asked}
-    reader = ocp.PyTreeCheckpointHandler(
-        type_handler_registry=ocp.type_handlers.create_type_handler_registry(
-            (np.ndarray, _Reader()), (jax.Array, ocp.type_handlers.ArrayHandler())
-        )
-    )
-    with manifest.damage_of(where), contextlib.closing(reader) as handler:
-        host = handler.restore(
-            directory / str(step) / "state",
-            args=ocp.args.PyTreeRestore(
-                item=asked, restore_args=to_numpy, partial_restore=not part.exact
-            ),
+    with manifest.damage_of(where):
+        host = arrays.read(
+            directory / str(step) / "state", asked, partial=not part.exact
         )
         manifest.refuse_damage(where, saved, host)
     leaves = [host[path] for path in asked]

@@ -136,11 +136,16 @@ def read(file: pathlib.Path, step: int) -> dict[str, Any]:
     return content
 
 
-def refuse_mismatch(where: str, saved: Table, asked: Mapping[str, Any]) -> None:
-    """Compares a saved table with the leaves of a template, before any is loaded.
+def differences(saved: Table, asked: Mapping[str, Any]) -> list[str]:
+    """Says where a saved table differs from the leaves of a template, path by path.
 
-    Raises:
-      ValueError: a leaf is missing or one too many, or a shape or dtype differs.
+    Args:
+      saved: as `leaf_table` gives.
+      asked: path to anything that has a shape and a dtype.
+
+    Returns:
+      One clause for each leaf that is missing, one too many, or of another shape or
+      dtype; none where they agree.
     """
     wrong = []
     for path in sorted(saved.keys() | asked.keys()):
@@ -153,6 +158,16 @@ def refuse_mismatch(where: str, saved: Table, asked: Mapping[str, Any]) -> None:
             want = f"{asked[path].dtype}{list(asked[path].shape)}"
             if have != want:
                 wrong.append(f"{path} (saved {have}, asked for {want})")
+    return wrong
+
+
+def refuse_mismatch(where: str, saved: Table, asked: Mapping[str, Any]) -> None:
+    """Compares a saved table with the leaves of a template, before any is loaded.
+
+    Raises:
+      ValueError: a leaf is missing or one too many, or a shape or dtype differs.
+    """
+    wrong = differences(saved, asked)
     if wrong:
         raise ValueError(
             f"{where} does not fit the model asked for at {listed(wrong)}; use the "

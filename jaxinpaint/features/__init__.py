@@ -1,1 +1,1 @@
-"""Pretrained networks that judge images, and the weights they are given."""
+"""Pretrained networks that judge images, and the safe way their weights come in."""

@@ -192,6 +192,8 @@ class _Machine:
             small = type(key) is int and 0 <= key < 2**31
             if type(key) is not str and not small:
                 raise self.refusal("has a key that is neither text nor a small number")
+            if key in target:
+                raise self.refusal(f"gives the key {key!r:.200} twice")
             target[key] = value
 
     def name(self, text: str) -> None:

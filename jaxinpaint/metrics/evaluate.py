@@ -1,5 +1,6 @@
 """Scores of a whole set: what a metric is, and the loop that runs several of them."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -44,9 +45,7 @@ class ImageScores(NamedTuple):
     pending: tuple[jax.Array, jax.Array] | None
 
 
-def image_metric(
-    score: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
-) -> Metric:
+def image_metric(score: Callable[..., jax.Array], *frozen: Any) -> Metric:
     """Makes the metric that averages a score of single images.
 
     Every image's own score is kept, and sums over images are correctly rounded
@@ -55,9 +54,13 @@ def image_metric(
     last bit of a float32.) A batch is read back when the next one has been sent.
 
     Args:
-      score: (truth, prediction, region) -> [B] float32; jitted here. Bind the range
-        first, `functools.partial(psnr, data_range=255.0)`, and score the whole image
-        with `lambda t, p, r: psnr(t, p, jnp.ones_like(r), data_range=255.0)`.
+      score: (truth, prediction, region, *frozen) -> [B] float32; jitted here. Bind
+        the range first, `functools.partial(psnr, data_range=255.0)`, and score the
+        whole image with
+        `lambda t, p, r: psnr(t, p, jnp.ones_like(r), data_range=255.0)`.
+      frozen: trees of arrays that the score reads, such as a network's variables.
+        They reach the program as arguments (what it closed over would be copied into
+        it), and the devices of the batches once.
 
     Returns:
       A metric of batches as `evaluate` takes them. Its result has, beside what
@@ -69,10 +72,14 @@ def image_metric(
     """
 
     @jax.jit
-    def scored(truth: jax.Array, prediction: jax.Array, region: jax.Array) -> jax.Array:
-        values = score(truth, prediction, region)
+    def scored(
+        truth: jax.Array, prediction: jax.Array, region: jax.Array, *frozen: Any
+    ) -> jax.Array:
+        values = score(truth, prediction, region, *frozen)
         expect_shape("image_metric", "score", values, str(truth.shape[0]))
         return values
+
+    placed = placer(frozen)
 
     def fetch(state: ImageScores) -> tuple[np.ndarray, ...]:
         if state.pending is None:
@@ -81,25 +88,57 @@ def image_metric(
         return (*state.fetched, values[counts].astype(np.float64))
 
     def update(state: ImageScores, batch: Batch) -> ImageScores:
-        values = scored(batch["truth"], batch["prediction"], batch["region"])
-        newest = (_on_every_device(values), _on_every_device(batch["counts"]))
+        images = (batch["truth"], batch["prediction"], batch["region"])
+        values = scored(*images, *placed(images[0]))
+        newest = (on_every_device(values), on_every_device(batch["counts"]))
         return ImageScores(fetch(state), newest)
 
     def result(state: ImageScores) -> Mapping[str, Any]:
-        return _summary(np.concatenate([np.zeros(0), *fetch(state)]))
+        return summary(np.concatenate([np.zeros(0), *fetch(state)]))
 
     return Metric(lambda: ImageScores((), None), update, result)
 
 
-def _on_every_device(array: Any) -> Any:
+def placer(frozen: Any) -> Callable[[Any], Any]:
+    """Makes a function of a batch's array that gives `frozen` where that array is.
+
+    A tree of arrays on the host is sent to the devices once, not with every batch.
+
+    Args:
+      frozen: tree of arrays, equal in all processes.
+
+    Returns:
+      array -> `frozen`, whole on every device of the array's mesh; on the default
+      device for an array without a mesh, but for what is already on another one.
+    """
+
+    @functools.lru_cache(maxsize=1)
+    def placed(sharding: NamedSharding | None) -> Any:
+        return jax.device_put(frozen, sharding)
+
+    return lambda array: placed(_whole(array))
+
+
+def on_every_device(array: Any) -> Any:
     """Lets every process read the whole of a sharded array."""
+    sharding = _whole(array)
+    return array if sharding is None else jax.device_put(array, sharding)
+
+
+def _whole(array: Any) -> NamedSharding | None:
+    """The sharding of a whole copy on every device of the array's mesh."""
     sharding = getattr(array, "sharding", None)
     if isinstance(sharding, NamedSharding):
-        return jax.device_put(array, NamedSharding(sharding.mesh, PartitionSpec()))
-    return array
+        return NamedSharding(sharding.mesh, PartitionSpec())
+    return None
 
 
-def _summary(values: np.ndarray) -> Mapping[str, Any]:
+def summary(values: np.ndarray) -> Mapping[str, Any]:
+    """Sums up the scores of single images; the result of an `image_metric`.
+
+    Args:
+      values: [images] float64, infinities and NaN included.
+    """
     finite = values[np.isfinite(values)]
     n = finite.size
     value = math.fsum(finite) / n if n else math.nan

@@ -98,7 +98,10 @@ def psnr(
       [B]; +inf where the region is identical, which callers count and never
       average, and NaN where it is empty.
 
-    Source: CCPGAN Eq. 10, divided by H * W * 3 rather than by H * W (R40).
+    Source: CCPGAN Eq. 10, divided by H * W * 3 rather than by H * W (R40);
+    FlowInpaint, IPA-MedGAN and RNON print the same score. Deviation (IPA-MedGAN
+    specification 5.4, RNON 5.3): not capped at 100 dB. A cap makes a mean depend on
+    the number chosen for it as soon as one image is perfect.
     """
     check_pair("psnr", truth, prediction, region)
     error = (truth - prediction) / data_range

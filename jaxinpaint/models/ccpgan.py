@@ -18,8 +18,8 @@ from jaxinpaint.core.checks import (
     expect_multiple,
     expect_shape,
 )
+from jaxinpaint.layers.conv import UpsampleConv
 from jaxinpaint.ops.attention import AttentionOptions, context_perceive
-from jaxinpaint.ops.upsample import upsample_conv
 
 STRIDE = 8  # two downsamplings, then attention on every second cell
 LEAST_SIZE = 64
@@ -44,21 +44,6 @@ def conv(
         dtype=dtype,
         name=name,
     )
-
-
-class UpsampleConv(nn.Module):
-    """Nearest x2 enlargement and a 3 x 3 convolution, computed as one."""
-
-    features: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, 2 H, 2 W, features]."""
-        kernel = self.param("kernel", GLOROT, (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return upsample_conv(x, kernel) + bias.reshape(1, 1, 1, -1)
 
 
 class SerialPathway(nn.Module):
@@ -95,11 +80,11 @@ class SerialPathway(nn.Module):
             x = nn.elu(conv(f"conv{number}_atrous", 4 * n, t, dilation=dilation)(x))
         x = nn.elu(conv("conv11", 4 * n, t)(x))
         x = nn.elu(conv("conv12", 4 * n, t)(x))
-        x = half = nn.elu(UpsampleConv(2 * n, t, name="conv13_upsample")(x))
+        x = half = nn.elu(UpsampleConv(2 * n, GLOROT, t, name="conv13_upsample")(x))
         if guides is not None:
             x = jnp.concatenate([x, guides[0]], axis=-1)
         x = nn.elu(conv("conv14", 2 * n, t)(x))
-        x = full = nn.elu(UpsampleConv(n, t, name="conv15_upsample")(x))
+        x = full = nn.elu(UpsampleConv(n, GLOROT, t, name="conv15_upsample")(x))
         if guides is not None:
             x = jnp.concatenate([x, guides[1]], axis=-1)
         x = nn.elu(conv("conv16", n // 2, t)(x))
@@ -158,9 +143,9 @@ class RefinedNetwork(nn.Module):
         x = jnp.concatenate([h, p], axis=-1)
         x = nn.elu(conv("allconv11", 4 * n, t)(x))
         x = nn.elu(conv("allconv12", 4 * n, t)(x))
-        x = nn.elu(UpsampleConv(2 * n, t, name="allconv13_upsample")(x))
+        x = nn.elu(UpsampleConv(2 * n, GLOROT, t, name="allconv13_upsample")(x))
         x = nn.elu(conv("allconv14", 2 * n, t)(x))
-        x = nn.elu(UpsampleConv(n, t, name="allconv15_upsample")(x))
+        x = nn.elu(UpsampleConv(n, GLOROT, t, name="allconv15_upsample")(x))
         x = nn.elu(conv("allconv16", n // 2, t)(x))
         x = conv("allconv17", self.channels, t)(x).astype(jnp.float32)
         return jnp.clip(x, -1.0, 1.0)

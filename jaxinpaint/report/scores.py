@@ -17,6 +17,7 @@ BASELINES = {
     "telea": "Telea's fast marching, from the section alone",
     "navier_stokes": "Navier-Stokes inpainting, from the section alone",
 }
+ALL = "all"  # the bin of every image, which is no place along an axis of holes
 REGIONS = {"hole": "in the hole", "image": "whole image"}
 
 
@@ -36,7 +37,8 @@ METRICS = {
         2,
         "Peak signal-to-noise ratio in decibels: 10 log10(largest grey level² / mean "
         "squared difference), over all channels. Identical pixels give infinity, which "
-        "is counted and kept out of the mean.",
+        "is counted and kept out of the mean; papers that cap such a score at 100 dB "
+        "have it in their means.",
     ),
     "ssim": Metric(
         "SSIM",
@@ -45,6 +47,13 @@ METRICS = {
         "Structural similarity, 1 = identical: 11 x 11 Gaussian window, sigma 1.5, "
         "K1 = 0.01, K2 = 0.03, L the largest grey level, mean over positions and "
         "channels. In the hole: the windows whose middle pixel is hole.",
+    ),
+    "ssim_51": Metric(
+        "SSIM, 51 x 51",
+        True,
+        4,
+        "Structural similarity in uniform windows of 51 x 51 pixels, with the divisor "
+        "n - 1, to compare with tables taken so; lower than SSIM where much is wrong.",
     ),
     "ssim_eq7": Metric(
         "SSIM, Eq. 7",
@@ -74,11 +83,26 @@ METRICS = {
         "Feature similarity with colour, 1 = identical: FSIM times the similarity of "
         "the two colour channels of YIQ.",
     ),
+    "uqi": Metric(
+        "UQI",
+        True,
+        4,
+        "Universal quality index, 1 = identical: correlation, brightness and contrast "
+        "in 8 x 8 windows, without constants. A window that is constant in one image "
+        "alone counts 0. In the hole: the windows whose pixel in row 4, column 4 of "
+        "0 to 7 is hole.",
+    ),
     "mae": Metric(
         "MAE",
         False,
         3,
         "Mean absolute difference in grey levels, over all channels.",
+    ),
+    "mse": Metric(
+        "MSE",
+        False,
+        2,
+        "Mean squared difference in squared grey levels, over all channels.",
     ),
     "lpips": Metric(
         "LPIPS",
@@ -87,7 +111,24 @@ METRICS = {
         "Learned perceptual distance (version 0.1, AlexNet); 0 = identical. It needs "
         "pretrained weights and is absent without them.",
     ),
+    "lpips_vgg": Metric(
+        "LPIPS, VGG16",
+        False,
+        4,
+        "Learned perceptual distance (version 0.1, VGG16); 0 = identical. It needs "
+        "pretrained weights and is absent without them.",
+    ),
+    "fid": Metric(
+        "FID",
+        False,
+        3,
+        "Fréchet distance between the Inception features of all true and all filled "
+        "images; 0 = equal mean and covariance. One number a set, without a "
+        "deviation, and biased upwards in small sets: compare at equal n. It needs "
+        "pretrained weights and is absent without them.",
+    ),
 }
+OF_A_SET = frozenset({"fid"})  # one value a set of images: there is no deviation
 
 
 def below(rows: Iterable[Row], system: str) -> dict[str, list[Row]]:
@@ -135,8 +176,9 @@ def verdict(rows: Sequence[Row], system: str) -> dict[str, Any]:
     worse = below(rows, system)
     if not worse:
         names = ", ".join(order(compared, system))
+        kind = "baseline" if set(compared) <= set(BASELINES) else "other method"
         line = (
-            f"{system} is below no baseline in the {sum(compared.values())} "
+            f"{system} is below no {kind} in the {sum(compared.values())} "
             f"comparisons of this report ({names})."
         )
         return {"good": True, "lines": [{"text": line, "places": []}]}
@@ -199,7 +241,7 @@ def key(row: Row) -> tuple[Any, ...]:
 
 def order(methods: Iterable[str], system: str) -> list[str]:
     """Puts methods in the order of a table: the system, the baselines, the others."""
-    known = [system, *BASELINES]
+    known = list(dict.fromkeys([system, *BASELINES]))
     rest = sorted(set(methods) - set(known))
     return [name for name in [*known, *rest] if name in set(methods)]
 
@@ -252,9 +294,10 @@ def blocks(
                     for name in bins
                 ]
                 table["paper"] = _printed(beside, bins, _decimals(paper))
+                along = [name for name in bins if name != ALL]
                 table["plot"] = (
-                    plots.score_by_hole(own, methods=methods, bins=bins, ratios=ratios)
-                    if len(bins) > 1
+                    plots.score_by_hole(own, methods=methods, bins=along, ratios=ratios)
+                    if len(along) > 1
                     else ""
                 )
                 tables.append(table)
@@ -293,14 +336,20 @@ def _table(
             cells.append(
                 {
                     "value": format_score(row["metric"], _value(row)),
-                    "sd": format_score(row["metric"], row["sd"]),
+                    "sd": _deviation(row),
                     "best": best,
+                    "mark": row.get("mark", ""),
                     "remark": ", ".join(remarks),
                 }
             )
         if any(cells):
             lines.append({"method": method, "own": method == system, "cells": cells})
     return {"lines": lines, "counts": counts}
+
+
+def _deviation(row: Row) -> str:
+    """The deviation as text; none for a score of a whole set."""
+    return "" if row["metric"] in OF_A_SET else format_score(row["metric"], row["sd"])
 
 
 def _decimals(paper: Iterable[Row]) -> dict[str, int]:
@@ -328,11 +377,13 @@ def _printed(
                 continue
             rivals = [_rank(r) for r in rows if _place(r) == _place(row)]
             places = decimals[row["metric"]]
+            sd = "–" if row["sd"] is None else f"{row['sd']:.{places}f}"
             cells.append(
                 {
                     "value": f"{row['value']:.{places}f}",
-                    "sd": "–" if row["sd"] is None else f"{row['sd']:.{places}f}",
+                    "sd": "" if row["metric"] in OF_A_SET else sd,
                     "best": len(rivals) > 1 and _rank(row) == max(rivals),
+                    "mark": "",
                     "remark": "",
                 }
             )

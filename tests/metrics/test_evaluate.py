@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxinpaint.metrics.evaluate import evaluate, image_metric, pad_batch
+from jaxinpaint.metrics.evaluate import evaluate, image_metric, pad_batch, placer
 from jaxinpaint.metrics.pixel import mae, psnr
 from jaxinpaint.metrics.ssim import ssim
 
@@ -119,6 +119,47 @@ def test_two_devices_share_the_rows():
 
     evaluate({"spy": image_metric(spy)}, batches(4), sharding=over(2))
     assert seen[0].shard_shape((4, SIDE, SIDE, 3)) == (2, SIDE, SIDE, 3)
+
+
+PLACES = {
+    "numpy": lambda tree: tree,
+    "default": lambda tree: jax.tree.map(jnp.asarray, tree),
+    "first device": lambda tree: jax.device_put(tree, jax.devices()[0]),
+}
+
+
+@pytest.mark.parametrize("devices", [None, 2])
+@pytest.mark.parametrize("place", PLACES)
+def test_frozen_trees_are_arguments_wherever_they_lie(place, devices):
+    seen = []
+
+    def spy(truth, prediction, region, scales, offset):
+        leaves = [*jax.tree.leaves(scales), offset]
+        seen.append([isinstance(leaf, jax.core.Tracer) for leaf in leaves])
+        weighted = truth[:, 0, 0] * scales["red"][None] * scales["all"][0]
+        return jnp.sum(weighted, axis=1) + offset
+
+    scales = {"red": np.float32([2, 0, 0]), "all": [np.float32(0.5)]}
+    frozen = PLACES[place]((scales, np.float32(7)))
+    sharding = None if devices is None else over(devices)
+    metric = image_metric(spy, *frozen)
+    got = evaluate({"spy": metric}, batches(4), sharding=sharding)["spy"]
+    np.testing.assert_allclose(
+        got["values"], images()["truth"][:, 0, 0, 0] + 7, rtol=1e-6
+    )
+    assert seen == [[True, True, True]]
+
+
+def test_frozen_trees_are_sent_once_a_mesh():
+    frozen = {"w": np.ones(3, np.float32)}
+    placed = placer(frozen)
+    one = jnp.zeros(4)
+    spread = jax.device_put(np.zeros(4, np.float32), over(2))
+    assert placed(one)["w"] is placed(one)["w"]
+    assert placed(spread)["w"] is placed(spread)["w"]
+    assert placed(spread)["w"].sharding.is_fully_replicated
+    assert len(placed(spread)["w"].devices()) == 2
+    assert len(placed(one)["w"].devices()) == 1
 
 
 def test_one_shape_compiles_once_and_images_stay_in_order():

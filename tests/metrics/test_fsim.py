@@ -126,6 +126,110 @@ def test_phase_congruency_marks_an_edge_at_any_contrast():
     np.testing.assert_allclose(low, high, atol=1e-3)
 
 
+def slow_congruency(image):
+    """Phase congruency by Kovesi's definition, in float64, of [H, W]; odd sides.
+
+    The noise threshold is taken in space: from the energy of each filter's impulse
+    response, and from those of each pair of scales.
+    """
+    height, width = image.shape
+    x = np.arange(-(width - 1) / 2, (width + 1) / 2) / (width - 1)
+    y = np.arange(-(height - 1) / 2, (height + 1) / 2) / (height - 1)
+    x, y = (np.fft.ifftshift(axis) for axis in np.meshgrid(x, y))
+    radius, angle = np.sqrt(x**2 + y**2), np.arctan2(-y, x)
+    radius[0, 0] = 1
+    spectrum = np.fft.fft2(image)
+    energy_all = amplitude_all = 0
+    for orientation in range(4):
+        turn = orientation * np.pi / 4
+        sine = np.sin(angle) * np.cos(turn) - np.cos(angle) * np.sin(turn)
+        cosine = np.cos(angle) * np.cos(turn) + np.sin(angle) * np.sin(turn)
+        distance = np.abs(np.arctan2(sine, cosine))
+        spread = np.exp(-(distance**2) / (2 * (np.pi / 4 / 1.2) ** 2))
+        answers, impulses, filters = [], [], []
+        for scale in range(4):
+            center = 1 / (6 * 2.0**scale)
+            radial = np.exp(-(np.log(radius / center) ** 2) / (2 * np.log(0.55) ** 2))
+            radial = radial / (1 + (radius / 0.45) ** 30)
+            radial[0, 0] = 0
+            filters.append(radial * spread)
+            impulses.append(np.fft.ifft2(filters[-1]).real * np.sqrt(image.size))
+            answers.append(np.fft.ifft2(spectrum * filters[-1]))
+        even, odd = np.real(answers), np.imag(answers)
+        length = np.sqrt(even.sum(0) ** 2 + odd.sum(0) ** 2) + 1e-4
+        mean_even, mean_odd = even.sum(0) / length, odd.sum(0) / length
+        energy = np.zeros(image.shape)
+        for e, o in zip(even, odd, strict=True):
+            energy += e * mean_even + o * mean_odd - abs(e * mean_odd - o * mean_even)
+        median = np.median(np.abs(answers[0]) ** 2)
+        noise = -median / np.log(0.5) / np.sum(filters[0] ** 2)
+        squares = sum(np.sum(a**2) for a in impulses)
+        products = sum(
+            np.sum(impulses[i] * impulses[j]) for j in range(4) for i in range(j)
+        )
+        tau = np.sqrt((2 * noise * squares + 4 * noise * products) / 2)
+        mean, deviation = tau * np.sqrt(np.pi / 2), tau * np.sqrt(2 - np.pi / 2)
+        energy_all += np.maximum(energy - (mean + 2 * deviation) / 1.7, 0)
+        amplitude_all += np.abs(answers).sum(0)
+    return energy_all / (amplitude_all + 1e-4)
+
+
+def slow_gradient(image):
+    """Zhang et al. 2011, Eq. 4 with the Scharr operator, black outside."""
+    height, width = image.shape
+    framed = np.pad(image, 1)
+    scharr = np.array([[3, 0, -3], [10, 0, -10], [3, 0, -3]]) / 16
+    found = np.zeros((2, height, width))
+    for y in range(height):
+        for x in range(width):
+            patch = framed[y : y + 3, x : x + 3]
+            found[:, y, x] = np.sum(patch * scharr), np.sum(patch * scharr.T)
+    return np.sqrt((found**2).sum(0))
+
+
+def slow_fsim(truth, prediction, region, colour):
+    """Zhang et al. 2011, Eq. 3 to 12, of images [H, W, 3] up to 383 pixels."""
+    to_yiq = np.array(
+        [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]
+    )
+    t, p = truth @ to_yiq.T, prediction @ to_yiq.T
+
+    def alike(a, b, constant):
+        return (2 * a * b + constant) / (a**2 + b**2 + constant)
+
+    pc_t, pc_p = slow_congruency(t[..., 0]), slow_congruency(p[..., 0])
+    gradients = slow_gradient(t[..., 0]), slow_gradient(p[..., 0])
+    similarity = alike(pc_t, pc_p, 0.85) * alike(*gradients, 160)
+    if colour:
+        chroma = [alike(t[..., c], p[..., c], 200) for c in (1, 2)]
+        similarity = similarity * np.abs(chroma[0] * chroma[1]) ** 0.03
+    weight = np.maximum(pc_t, pc_p) * region
+    return np.sum(similarity * weight) / np.sum(weight)
+
+
+@pytest.mark.parametrize("score", [fsim, fsimc])
+def test_score_is_the_definition(score):
+    """Odd sides, where no middle value is a mean of two."""
+    truth = photo(3, 67)[:, :, :59]
+    prediction = jnp.clip(damaged(truth) + 9.0 * truth[:, ::-1] / 255.0, 0.0, 255.0)
+    region = box(truth, 15, 45)
+    pair = [np.asarray(image[0], np.float64) for image in (truth, prediction)]
+    for where in (region, ones(truth)):
+        want = slow_fsim(*pair, np.asarray(where[0, ..., 0]), score is fsimc)
+        got = score(truth, prediction, where, data_range=255.0)
+        # Congruency is a ratio of float32 sums over 16 transforms.
+        np.testing.assert_allclose(got, [want], rtol=2e-5)
+    assert 0.9 < want < 0.98
+
+
+def test_congruency_is_the_definition():
+    image = np.asarray(photo(1, 67)[0, :, :59, 0])
+    got = phase_congruency(jnp.asarray(image)[None])[0]
+    want = slow_congruency(image.astype(np.float64))
+    # A phase of a weak answer turns with the rounding of the transform.
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 6)])
 def test_median_is_the_lower_middle_value(size):
     values = np.random.default_rng(3).exponential(size=(2, 3, *size))

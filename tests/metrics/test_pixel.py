@@ -72,6 +72,23 @@ def test_sums_are_exact_enough(bits):
     )
 
 
+@pytest.mark.parametrize("top", [255, 65535])
+def test_psnr_and_mse_are_scikit_image(top):
+    metrics = pytest.importorskip("skimage.metrics")
+    draw = np.random.default_rng(2)
+    truth = draw.integers(0, top + 1, (1, 40, 33, 3))
+    noisy = np.rint(truth + draw.normal(0, 0.04 * top, truth.shape))
+    prediction = np.clip(noisy, 0, top)
+    images = [jnp.asarray(image, jnp.float32) for image in (truth, prediction)]
+    arrays = (*images, ones(images[0]))
+    both = truth[0].astype(np.float64), prediction[0]
+    want = metrics.peak_signal_noise_ratio(*both, data_range=top)
+    # Float32 sums are good to 1e-6 of the error: 4e-6 dB.
+    np.testing.assert_allclose(psnr(*arrays, data_range=float(top)), want, atol=2e-5)
+    want = metrics.mean_squared_error(*both)
+    np.testing.assert_allclose(mse(*arrays, data_range=float(top)), want, rtol=1e-5)
+
+
 def test_one_level_of_65535_in_one_pixel_is_seen():
     truth = jnp.full((1, 512, 512, 1), 65535.0)
     prediction = truth.at[0, 3, 5, 0].add(-1.0)

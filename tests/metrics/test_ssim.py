@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinpaint.metrics.ssim import ms_ssim, ssim, ssim_eq7
+from jaxinpaint.metrics.ssim import ms_ssim, ssim, ssim_51, ssim_eq7
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +51,103 @@ def test_headline_is_scikit_image(top):
     )
     got = ssim(truth, prediction, ones(truth), data_range=float(top))
     np.testing.assert_allclose(got, [want], rtol=1e-5)
+
+
+def slow_map(truth, prediction, window, top):
+    """SSIM and its contrast-structure factor at each whole window of one channel.
+
+    Wang et al. 2004, Eq. 6 to 13, with moments about the window's own mean, in float64.
+    """
+    side = len(window)
+    a, b = (
+        np.lib.stride_tricks.sliding_window_view(image, (side, side))
+        for image in (truth, prediction)
+    )
+
+    def mean(windows):
+        return np.einsum("yxij,ij->yx", windows, window, optimize=True)
+
+    mean_a, mean_b = mean(a), mean(b)
+    a, b = a - mean_a[..., None, None], b - mean_b[..., None, None]
+    c1, c2 = (0.01 * top) ** 2, (0.03 * top) ** 2
+    structure = (2 * mean(a * b) + c2) / (mean(a**2) + mean(b**2) + c2)
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return luminance * structure, structure
+
+
+def gaussian():
+    y, x = np.mgrid[-5:6, -5:6]
+    window = np.exp(-(x**2 + y**2) / (2 * 1.5**2))
+    return window / window.sum()
+
+
+def slow_ms_ssim(truth, prediction, top):
+    """Wang, Simoncelli, Bovik 2003, Eq. 7, of one channel."""
+    score = 1.0
+    for weight in (0.0448, 0.2856, 0.3001, 0.2363):
+        _, structure = slow_map(truth, prediction, gaussian(), top)
+        score *= max(structure.mean(), 0.0) ** weight
+        truth, prediction = (
+            sum(
+                image[i::2, j::2][: len(image) // 2, : image.shape[1] // 2]
+                for i in (0, 1)
+                for j in (0, 1)
+            )
+            / 4
+            for image in (truth, prediction)
+        )
+    similarity, _ = slow_map(truth, prediction, gaussian(), top)
+    return score * max(similarity.mean(), 0.0) ** 0.1333
+
+
+@pytest.mark.parametrize("top", [255, 65535])
+def test_five_scales_are_the_definition(top):
+    truth, prediction = pair((1, 179, 181, 2), top)  # odd sides lose a row or column
+    channels = [
+        slow_ms_ssim(
+            np.asarray(truth[0, ..., c], np.float64),
+            np.asarray(prediction[0, ..., c], np.float64),
+            top,
+        )
+        for c in range(2)
+    ]
+    assert abs(channels[0] - channels[1]) > 1e-4
+    got = ms_ssim(truth, prediction, data_range=float(top))
+    # Ours has the variances as differences of float32 means of squares.
+    np.testing.assert_allclose(got, [np.mean(channels)], rtol=2e-5)
+
+
+@pytest.mark.parametrize("top", [255, 65535])
+@pytest.mark.parametrize("contrast", [1.0, 0.1, 0.02])
+def test_large_windows_are_scikit_image(top, contrast):
+    """Contrast 0.1 has variances near c2, where the divisor n - 1 is seen."""
+    metrics = pytest.importorskip("skimage.metrics")
+    truth, prediction = pair((1, 64, 57, 3), top)
+    truth, prediction = (
+        jnp.rint(top - contrast * (top - image))
+        for image in (truth, prediction[:, ::-1])
+    )
+    want, similarity = metrics.structural_similarity(
+        np.asarray(truth[0], np.float64),
+        np.asarray(prediction[0], np.float64),
+        data_range=top,
+        channel_axis=2,
+        win_size=51,
+        full=True,
+    )
+    got = ssim_51(truth, prediction, ones(truth), data_range=float(top))
+    np.testing.assert_allclose(got, [want], rtol=1e-5)
+    region = np.zeros((1, 64, 57, 1), np.float32)
+    region[0, 20:30, 27:] = 1  # rows 25 to 29, columns 27 to 31 have whole windows
+    want = similarity[25:30, 27:32].mean()
+    got = ssim_51(truth, prediction, jnp.asarray(region), data_range=float(top))
+    np.testing.assert_allclose(got, [want], rtol=1e-5)
+
+
+def test_a_region_without_a_whole_large_window_is_undefined():
+    truth, prediction = pair((1, 60, 60, 1))
+    region = jnp.ones((1, 60, 60, 1)).at[:, 25:35, 25:35].set(0.0)
+    assert np.isnan(ssim_51(truth, prediction, region, data_range=255.0)[0])
 
 
 def test_region_averages_the_windows_centred_in_it():
@@ -119,10 +216,11 @@ def test_eq7_by_hand():
     assert np.isnan(ssim_eq7(truth, prediction, one_pixel, data_range=255.0)[0])
 
 
-SCORES = [ssim, ssim_eq7, lambda t, p, _, **k: ms_ssim(t, p, **k)]
+SCORES = [ssim, ssim_eq7, lambda t, p, _, **k: ms_ssim(t, p, **k), ssim_51]
+NAMES = ["ssim", "ssim_eq7", "ms_ssim", "ssim_51"]
 
 
-@pytest.mark.parametrize("score", SCORES, ids=["ssim", "ssim_eq7", "ms_ssim"])
+@pytest.mark.parametrize("score", SCORES, ids=NAMES)
 def test_bounds_and_16_bits(score):
     truth, prediction = pair((1, 176, 176, 1))
     whole = ones(truth)
@@ -141,6 +239,9 @@ def test_sides_that_are_too_small():
     small = jnp.zeros((1, 10, 40, 1))
     with pytest.raises(ValueError, match="at least 11 x 11"):
         ssim(small, small, ones(small), data_range=255.0)
+    narrow = jnp.zeros((1, 80, 50, 1))
+    with pytest.raises(ValueError, match="at least 51, got 80 x 50; use ssim"):
+        ssim_51(narrow, narrow, ones(narrow), data_range=255.0)
     edge = jnp.zeros((1, 175, 300, 1))
     with pytest.raises(ValueError, match="at least 176, got 175 x 300; use ssim"):
         ms_ssim(edge, edge, data_range=255.0)

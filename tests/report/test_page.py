@@ -397,6 +397,55 @@ def test_infinite_scores_are_noted(tmp_path):
     assert lines["n"][1:] == ["24", "24", "24"]
 
 
+def test_marks_stand_in_their_cells_with_a_legend(tmp_path, text):
+    rows = [row for row in fake_rows() if row["metric"] == "psnr"]
+    for row in rows:
+        if row["method"] != "ccpgan":
+            row |= {"p": 0.5, "mark": "", "left_out": 0}
+    for row in rows[6:8]:  # the first after the system's: constant, 32x32
+        assert (row["method"], row["bin"]) == ("constant", "32x32")
+    rows[6] |= {"p": 0.003, "mark": "*"}
+    rows[7] |= {"p": 0.03, "mark": "#"}
+    results = {"rows": rows, "run": fake_run()}
+    got = write(tmp_path / "r.html", results=results, **LIGHT)
+    hole, whole = Reader(got).tables
+    lines = [{line[0]: line for line in table} for table in (hole, whole)]
+    assert lines[0]["constant"][1:3] == ["12.00*± 0.32", "11.20± 0.30"]
+    assert lines[1]["constant"][1] == "30.00#± 0.81"
+    assert got.count("<sup>") == 2
+    legend = "* stands for p < 0.01 and # for p < 0.05"
+    assert legend in "".join(Reader(got).text)
+    assert legend not in "".join(Reader(text).text) and "<sup>" not in text
+
+
+def test_a_score_of_a_set_has_no_deviation(tmp_path):
+    rows = [
+        row | {"metric": "fid", "sd": None, "region": "image"}
+        for row in fake_rows()
+        if (row["metric"], row["region"]) == ("psnr", "image")
+    ]
+    printed = {"method": "paper", "dataset": "CREMI A", "bin": "32x32", "n": 100}
+    printed |= {"region": "image", "metric": "fid", "value": 1.989, "sd": None}
+    results = {"rows": rows, "run": fake_run()}
+    changes = LIGHT | {"results": results, "paper_rows": [printed]}
+    table = Reader(write(tmp_path / "r.html", **changes)).tables[0]
+    lines = {line[0]: line for line in table}
+    assert lines["ccpgan"][1] == "41.000"
+    assert lines["paper, CREMI A n 100"][1] == "1.989"
+    assert scores.below(rows, "constant") == {}  # the least is the best
+
+
+@pytest.mark.parametrize("metric", ["uqi", "ssim_51", "mse", "lpips", "lpips_vgg"])
+def test_further_scores_are_known(tmp_path, metric):
+    rows = [row | {"metric": metric} for row in fake_rows() if row["metric"] == "psnr"]
+    results = {"rows": rows, "run": fake_run()}
+    got = Reader(write(tmp_path / "r.html", results=results, **LIGHT))
+    label = scores.METRICS[metric].label
+    assert f"{label} in the hole, sections phantom" in got.text
+    lower = metric in ("mse", "lpips", "lpips_vgg")
+    assert ("↓ lower is better" in got.text) == lower
+
+
 def test_the_manifest_names_hole_ratios_and_sizes(tmp_path, text, read):
     assert read.tables[0][0] == ["Method", "32x320.391 %", "64x641.56 %"] + [
         "128x1286.25 %"

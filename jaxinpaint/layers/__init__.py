@@ -1,0 +1,1 @@
+"""Modules that networks of several papers are built from."""
