@@ -83,7 +83,7 @@ def stages(scale: Scale) -> tuple[tuple[Block, ...], ...]:
     )
 
 
-def efficientnet_layers(scale: Scale, prefix: str) -> tuple[Layer, ...]:
+def public_layers(scale: Scale, prefix: str) -> tuple[Layer, ...]:
     """The layers of a public file, the classifier among them.
 
     Args:

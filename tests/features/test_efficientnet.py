@@ -18,7 +18,7 @@ from jaxinpaint.features.efficientnet import (
     MBConv,
     Scale,
     drop_branch,
-    efficientnet_layers,
+    public_layers,
     same_padding,
     scaled_features,
     stages,
@@ -295,7 +295,7 @@ CASES = [
 def test_every_tap_is_that_of_the_port(file, dtype, static_pad, taps, bound):
     image = images((2, 43, 58, 3)).astype(dtype)  # odd sides at several levels
     net = port(file, static_pad is not None)
-    variables = convert(read_torch(file), efficientnet_layers(B3, ""))
+    variables = convert(read_torch(file), public_layers(B3, ""))
     if dtype == "float64":
         net, variables = net.double(), double(variables)
     want = run(net, image)
@@ -314,7 +314,7 @@ def test_every_tap_is_that_of_the_port(file, dtype, static_pad, taps, bound):
 def test_training_is_that_of_the_port(file, dtype, side, taps, bound):
     image = images((3, side, side, 3)).astype(dtype)
     net = port(file, static=False)
-    layers = efficientnet_layers(B3, "")
+    layers = public_layers(B3, "")
     variables = convert(read_torch(file), layers)
     if dtype == "float64":
         net, variables = net.double(), double(variables)
@@ -364,7 +364,7 @@ def test_conversion_there_and_back_changes_no_bit(file):
     tensors = read_torch(file)
     trained = {name for name in tensors if "num_batches_tracked" not in name}
     for prefix in ("", "encoder."):
-        layers = efficientnet_layers(B3, prefix)
+        layers = public_layers(B3, prefix)
         named = {prefix + name: tensor for name, tensor in tensors.items()}
         variables = convert(named, layers)
         back = foreign(variables, layers)
