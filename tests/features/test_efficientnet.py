@@ -281,8 +281,8 @@ def run(net, image):
         return {tap: nhwc(x) for tap, x in net(torch.from_numpy(nchw(image))).items()}
 
 
-# XLA on CPU takes minutes for wide depthwise convolutions of doubles, so the quick round
-# has them up to the widest level that they are fast at.
+# XLA on CPU is slow at depthwise convolutions of doubles, minutes at wide levels, so the
+# quick round has few of them.
 CASES = [
     ("float32", None, TAPS, 1e-4),
     ("float32", 300, TAPS, 1e-4),
@@ -293,7 +293,8 @@ CASES = [
 
 @pytest.mark.parametrize(("dtype", "static_pad", "taps", "bound"), CASES)
 def test_every_tap_is_that_of_the_port(file, dtype, static_pad, taps, bound):
-    image = images((2, 43, 58, 3)).astype(dtype)  # odd sides at several levels
+    image = images((2, 43, 58, 3))  # odd sides at several levels
+    image = image if dtype == "float32" else np.float64(image[:1, :21, :27])
     net = port(file, static_pad is not None)
     variables = convert(read_torch(file), public_layers(B3, ""))
     if dtype == "float64":
@@ -309,7 +310,7 @@ def test_every_tap_is_that_of_the_port(file, dtype, static_pad, taps, bound):
 
 @pytest.mark.parametrize(
     ("dtype", "side", "taps", "bound"),
-    [("float32", 64, TAPS, 1e-4), ("float64", 32, TAPS[:3], 1e-9)],
+    [("float32", 64, TAPS, 1e-4), ("float64", 32, TAPS[:2], 1e-9)],
 )
 def test_training_is_that_of_the_port(file, dtype, side, taps, bound):
     image = images((3, side, side, 3)).astype(dtype)
