@@ -142,6 +142,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "cache_dir": "",  # decoded sections; empty: the user's cache folder
         "max_pixels": 64_000_000,
         "damage": "",  # a folder of masks of really damaged sections; empty: none
+        "flag_lost": False,  # also pass over sections that look lost
         "split": "random",  # R37; "block" is leak-free
         "validation_fraction": 0.05,
         "test_fraction": 0.25,

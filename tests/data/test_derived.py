@@ -159,6 +159,7 @@ def config_of(tmp_path, volume, **changes):
                 "cache_dir": str(tmp_path / "cache"),
                 "max_pixels": LIMIT,
                 "damage": "",
+                "flag_lost": False,
                 "split": "block",
                 "validation_fraction": 0.25,
                 "test_fraction": 0.25,

@@ -77,6 +77,7 @@ def config_of(tmp_path, **changes):
                 "validation_crops": 5,
                 "phantom": {"sections": Z, "height": H, "width": W, "seed": 3},
                 "damage": "",
+                "flag_lost": False,
             },
             "eval": {
                 "crop_size": 10,
