@@ -133,6 +133,17 @@ def test_block_split_by_hand():
     assert got == ((0, 1, 2, 3, 4), (5, 6), (7, 8, 9))
 
 
+def test_a_block_of_cremi_is_the_split_of_r42():
+    """Training centres 1 to 98 of sections 0 to 99, test centres 101 to 123."""
+    got = split_sections(range(125), "block", 0.0, 0.2, 0)
+    assert got.training == tuple(range(100)) and got.test == tuple(range(100, 125))
+    centres = [
+        [one.target for one in list_samples(part, part, (), True)]
+        for part in (got.training, got.test)
+    ]
+    assert centres == [list(range(1, 99)), list(range(101, 124))]
+
+
 @pytest.mark.parametrize("how", ["random", "block"])
 def test_splits_are_disjoint_and_complete(how):
     rng = np.random.default_rng(0)
