@@ -130,11 +130,13 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "final": 0.0,
     }
     config.mask = {
-        "sampler": "deepfill_box",  # or "paper_sizes", "irregular", "mixed"; R36
+        # R36; or "paper_sizes", "irregular", "mixed", "exact", "rectangle"
+        "sampler": "deepfill_box",
         "box": 256,
         "max_delta": 64,
         "ratio_range": (0.1, 0.5),
         "stroke_width": (10, 28),
+        "ratios": (0.1, 0.3, 0.5),  # "exact" and "rectangle" alone read them
     }
     config.data = {
         "kind": "sections",
@@ -142,9 +144,11 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "cache_dir": "",  # decoded sections; empty: the user's cache folder
         "max_pixels": 64_000_000,
         "damage": "",  # a folder of masks of really damaged sections; empty: none
+        "flag_lost": False,  # also pass over sections that look lost
         "split": "random",  # R37; "block" is leak-free
         "validation_fraction": 0.05,
         "test_fraction": 0.25,
+        "spacing": 1,  # previous and following are so many sections away
         "neighbor": "psnr",  # R35; "random" draws previous or following
         "flips": False,  # R34
         "validation_crops": 8,
@@ -172,6 +176,8 @@ def get_config(preset: str = "paper") -> ConfigDict:
             "centre": (384, 448),
             "irregular_ratios": (),
             "stroke_width": (10, 28),
+            "exact_ratios": (),  # FlowInpaint's strokes, such as (0.1, 0.3, 0.5)
+            "rectangle_ratios": (),  # and its centred rectangles
         },
     }
     config.lock()
