@@ -170,6 +170,9 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "size_multiple": 8,  # images are padded to this, and the result cropped back
         "least_size": 64,
         "panels": 3,  # worst, median and best, so many of each
+        "lpips": "",  # weights: "imported", "random:SEED" for a dry run; "": left out
+        "lpips_vgg": "",
+        "fid": "",
         "masks": {
             "squares": (32, 48, 64, 96, 128, 256),  # Table 1
             "half": True,

@@ -112,6 +112,9 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "size_multiple": 16,  # images are padded to this, and the result cropped back
         "least_size": 32,
         "panels": 3,  # worst, median and best, so many of each
+        "lpips": "",  # weights: "imported", "random:SEED" for a dry run; "": left out
+        "lpips_vgg": "",
+        "fid": "",
         "masks": {
             "squares": (),
             "half": False,

@@ -92,6 +92,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out the names that are not in every folder",
     )
+    learned = parser.add_argument_group(
+        "metrics that need pretrained weights",
+        "SOURCE is imported (see `jaxinpaint weights`) or, for a dry run whose numbers "
+        "mean nothing, random:SEED.",
+    )
+    for option, help in {
+        "--lpips": "score LPIPS on AlexNet",
+        "--lpips-vgg": "score LPIPS on VGG16",
+        "--fid": "score FID, of all images of a column",
+    }.items():
+        learned.add_argument(option, default="", metavar="SOURCE", help=help)
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -118,6 +129,9 @@ def run(parsed: argparse.Namespace) -> int:
         batch_size=parsed.batch_size,
         skip_missing=parsed.skip_missing,
         dataset=parsed.dataset or parsed.truth.resolve().name,
+        lpips=parsed.lpips,
+        lpips_vgg=parsed.lpips_vgg,
+        fid=parsed.fid,
     )
     outcome = score_report.run(job, parsed.output)
     return 1 if outcome.missing or outcome.failed else 0

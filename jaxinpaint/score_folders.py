@@ -16,8 +16,10 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from jaxinpaint.core.checks import MaskCoverageError
 from jaxinpaint.data.pairs import shown
 from jaxinpaint.evaluation import chunks
+from jaxinpaint.learned import Learned, expect_sides, learned, not_comparable
 from jaxinpaint.metrics.baselines import import_opencv
 from jaxinpaint.metrics.evaluate import summary
+from jaxinpaint.metrics.fid import Moments, fid_result, moments
 from jaxinpaint.report.scores import ALL
 from jaxinpaint.score_inputs import (
     FILLS,
@@ -34,8 +36,11 @@ from jaxinpaint.scoring import Filled, Place, Scored, score
 
 NO_HOLE, OUTSIDE = "no hole", "outside the bins"
 BATCH_PIXELS = 2**21  # of a batch whose size nobody set: 8 images of 512 x 512
+FID_BATCH = 16  # at most, since FID enlarges small images
+FID = ("image", "fid")
 
 Values = dict[str, dict[str, dict[Place, float]]]  # image, method -> scores
+Features = dict[str, dict[str, np.ndarray]]  # image, "truth" or method -> [D] for FID
 
 
 class Group(NamedTuple):
@@ -65,6 +70,7 @@ class Outcome(NamedTuple):
       missing: names that were left out -> the folders that do not have them.
       failed: names whose files cannot be read -> why.
       remarks: sentences about what looks wrong.
+      weights: metric -> what it was computed with, of `learned`.
     """
 
     items: Sequence[Item]
@@ -73,6 +79,7 @@ class Outcome(NamedTuple):
     missing: Mapping[str, Sequence[str]]
     failed: Mapping[str, str]
     remarks: Sequence[str]
+    weights: Mapping[str, Mapping[str, Any]]
 
 
 def percent_edges(text: str) -> tuple[Fraction, ...]:
@@ -129,8 +136,8 @@ def score_job(job: Job, console: Console) -> Outcome:
     Raises:
       ValueError: no name in every folder; names that are not, unless they are to be
         skipped; images of one name that differ in size, channels or depth; no image
-        that can be read; no mask with a hole.
-      OSError: a folder is not there.
+        that can be read; no mask with a hole; an image too small for a metric.
+      OSError: a folder is not there, or weights are not imported.
       ImportError: the extra `baselines` is needed and not installed.
     """
     if job.baselines:
@@ -144,6 +151,7 @@ def score_job(job: Job, console: Console) -> Outcome:
     if job.batch_size is not None and job.batch_size < 1:
         raise ValueError(f"batch size is {job.batch_size}; it must be at least 1.")
     files, matched = find(job)
+    judges = learned(job.lpips, job.lpips_vgg, job.fid)
     with Progress(
         *Progress.get_default_columns()[:2],
         TextColumn("{task.completed} of {task.total} images"),
@@ -154,15 +162,21 @@ def score_job(job: Job, console: Console) -> Outcome:
         task = bar.add_task("reading", total=len(files))
         items, failed = inspect_all(files, job.polarity, lambda: bar.advance(task))
         _expect_scorable(items, failed, job)
+        for item in items:
+            expect_sides(judges.weights, str(item.files.truth), item.shape)
         bar.reset(task, description="scoring", total=len(items))
-        values = score_items(items, job, lambda n: bar.advance(task, n))
+        values, features = score_items(
+            items, job, judges, lambda n: bar.advance(task, n)
+        )
+    groups = groups_of(items, values, features, judges, job)
     return Outcome(
         items,
-        groups_of(items, values, job),
+        groups,
         values,
         matched.missing,
         failed,
-        remarks_on(items, job),
+        [*not_comparable(judges.weights), *remarks_on(items, job)],
+        judges.weights,
     )
 
 
@@ -188,19 +202,26 @@ def _expect_scorable(
 
 
 def score_items(
-    items: Sequence[Item], job: Job, advance: Callable[[int], None]
-) -> Values:
+    items: Sequence[Item], job: Job, judges: Learned, advance: Callable[[int], None]
+) -> tuple[Values, Features]:
     """Scores images of any sizes, those of one size and depth together.
+
+    Returns:
+      The scores of every image, and for FID, which sorts them into sets later, what
+      Inception makes of the true images and of each method's: 8 KiB a picture.
 
     Raises:
       ValueError: a file has changed since it was inspected.
     """
     values: Values = {item.files.name: {} for item in items}
+    features: Features = {item.files.name: {} for item in items}
     kinds: dict[tuple[Any, ...], list[Item]] = {}
     for item in items:
         kinds.setdefault((item.shape, item.dtype), []).append(item)
     for (shape, _), group in kinds.items():
         size = job.batch_size or max(1, BATCH_PIXELS // (shape[0] * shape[1]))
+        if job.fid and job.batch_size is None:
+            size = min(size, FID_BATCH)
         size = min(size, len(group))
 
         def parts(group: Sequence[Item] = group, size: int = size) -> Iterator[Filled]:
@@ -208,20 +229,30 @@ def score_items(
                 yield load([item.files for item in some], job)
                 advance(len(some))
 
-        for method, scored in score(parts(), size).items():
+        for method, scored in score(parts(), size, judges.apart).items():
             before = sum(item.changed.get(method, 0) for item in group)
             if scored.changed != before:
                 raise ValueError(
                     f"the files of {method} changed while they were scored; run again."
                 )
             for place, result in scored.scores.items():
+                if place == FID:
+                    rows = zip(
+                        group, result["truth"], result["prediction"], strict=True
+                    )
+                    for item, of_truth, of_made in rows:
+                        features[item.files.name]["truth"] = of_truth
+                        features[item.files.name][method] = of_made
+                    continue
                 for item, value in zip(group, result["values"], strict=True):
                     of_item = values[item.files.name].setdefault(method, {})
                     of_item[place] = float(value)
-    return values
+    return values, features
 
 
-def groups_of(items: Sequence[Item], values: Values, job: Job) -> list[Group]:
+def groups_of(
+    items: Sequence[Item], values: Values, features: Features, judges: Learned, job: Job
+) -> list[Group]:
     """Sorts scored images by depth and hole ratio.
 
     An error in grey levels means another thing at 16 bits than at 8, so the two are
@@ -241,22 +272,35 @@ def groups_of(items: Sequence[Item], values: Values, job: Job) -> list[Group]:
             by_label.setdefault(label_of(item, job.edges), []).append(item)
         for label, some in [*by_label.items(), (ALL, here)]:
             if some and label != OUTSIDE:
-                groups.append(Group(dataset, label, some, gather(some, values)))
+                found = gather(some, values, features, judges)
+                groups.append(Group(dataset, label, some, found))
     return groups
 
 
-def gather(items: Sequence[Item], values: Values) -> dict[str, Scored]:
-    """Sums up the scores of single images, method by method."""
+def gather(
+    items: Sequence[Item], values: Values, features: Features, judges: Learned
+) -> dict[str, Scored]:
+    """Sums up the scores of single images, method by method, and compares the sets."""
     found = {}
+
+    def set_of(name: str) -> Moments:
+        return moments(np.stack([features[item.files.name][name] for item in items]))
+
+    truth = set_of("truth") if "fid" in judges.weights else None
     for method in values[items[0].files.name]:
         places: dict[Place, list[float]] = {}
         for item in items:
             for place, value in values[item.files.name][method].items():
                 places.setdefault(place, []).append(value)
-        found[method] = Scored(
-            {place: summary(np.array(some)) for place, some in places.items()},
-            sum(item.changed.get(method, 0) for item in items),
-        )
+        scores: dict[Place, dict[str, Any]] = {
+            place: dict(summary(np.array(some))) for place, some in places.items()
+        }
+        if truth is not None:
+            scores[FID] = fid_result(truth, set_of(method))
+        for metric, told in judges.weights.items():
+            scores["image", metric]["weights"] = told["source"]
+        changed = sum(item.changed.get(method, 0) for item in items)
+        found[method] = Scored(scores, changed)
     return found
 
 

@@ -41,6 +41,9 @@ class Job(NamedTuple):
       batch_size: images that are scored at once; by their size if None.
       skip_missing: whether names that are not in every folder are left out.
       dataset: what the images are called in the results.
+      lpips: source of the weights of LPIPS, as `learned` takes it; "" leaves it out.
+      lpips_vgg: the same of LPIPS on VGG16.
+      fid: the same of FID.
     """
 
     truth: Path
@@ -55,6 +58,9 @@ class Job(NamedTuple):
     batch_size: int | None
     skip_missing: bool
     dataset: str
+    lpips: str
+    lpips_vgg: str
+    fid: str
 
 
 class Files(NamedTuple):

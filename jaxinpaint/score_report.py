@@ -20,11 +20,12 @@ from rich.table import Table
 import jaxinpaint
 from jaxinpaint.data import mask_sets
 from jaxinpaint.evaluation import eight_bit, say, write_json
+from jaxinpaint.learned import few_images
 from jaxinpaint.metrics.ssim import SMALLEST_SIDE
 from jaxinpaint.report import plots
 from jaxinpaint.report.page import write_page
 from jaxinpaint.report.panels import Panel, choose
-from jaxinpaint.report.scores import ALL, METRICS, REGIONS, format_score
+from jaxinpaint.report.scores import ALL, REGIONS, format_score, label
 from jaxinpaint.runs import device_name
 from jaxinpaint.score_folders import Outcome, label_of, labels_of, score_job
 from jaxinpaint.score_inputs import Item, Job, load, marks, read_hole
@@ -33,7 +34,7 @@ from jaxinpaint.training.workdir import environment
 
 RESULTS = ("report.html", "metrics.json", "masks.json", "scores.csv")
 PANELS = 2  # of the worst, the median and the best each
-COLUMNS = ("psnr", "ssim", "mae")  # of the printed table; the files hold all
+COLUMNS = ("psnr", "ssim", "mae")  # of the printed table, before the learned metrics
 PLAIN_WIDTH = 200
 
 
@@ -160,7 +161,7 @@ def write_results(folder: Path, job: Job, outcome: Outcome) -> None:
         panels=panels(job, outcome),
         curves=[],
         manifest=manifest,
-        notes=[*outcome.remarks, *notes(job, outcome)],
+        notes=[*outcome.remarks, *notes(job, outcome), *few_images(rows)],
         **settings,
     )
 
@@ -196,6 +197,7 @@ def facts_of(job: Job, outcome: Outcome, mask_digest: str) -> dict[str, Any]:
         "device": device_name(environment()),
         "mask_manifest": mask_digest,
         "mask_polarity": job.polarity,
+        "metric_weights": outcome.weights,
         "version": jaxinpaint.__version__,
         "images": len(items),
         "bins": labels_of(job.edges),
@@ -305,9 +307,11 @@ def write_scores(path: Path, job: Job, outcome: Outcome) -> None:
     """Writes the score of every image as CSV, for tests between methods.
 
     `hole` is the part of the image. The metric `changed` counts the valid pixels that
-    differ from the truth.
+    differ from the truth. `weights` says where those of a learned metric come from;
+    FID has no score of an image.
     """
-    head = ("method", "bin", "image", "hole", "region", "metric", "value")
+    head = ("method", "bin", "image", "hole", "region", "metric", "value", "weights")
+    sources = {metric: told["source"] for metric, told in outcome.weights.items()}
     with open(path, "w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(head)
@@ -316,14 +320,16 @@ def write_scores(path: Path, job: Job, outcome: Outcome) -> None:
                 name = item.files.name
                 place = [method, label_of(item, job.edges), name, item.ratio]
                 for (region, metric), value in outcome.values[name][method].items():
-                    lines.writerow([*place, region, metric, value])
+                    source = sources.get(metric, "")
+                    lines.writerow([*place, region, metric, value, source])
                 changed = item.changed.get(method, 0)
-                lines.writerow([*place, "valid", "changed", changed])
+                lines.writerow([*place, "valid", "changed", changed, ""])
 
 
 def print_table(job: Job, outcome: Outcome, console: Console) -> None:
     """Prints the main scores in the hole and over the image, and what was changed.
 
+    The learned metrics, where they were asked for, are of the image alone.
     Plain columns of words where the console is no terminal.
     """
     several = len({group.dataset for group in outcome.groups}) > 1
@@ -331,11 +337,12 @@ def print_table(job: Job, outcome: Outcome, console: Console) -> None:
     for name in (["data"] if several else []) + ["hole", "method"]:
         table.add_column(name, no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
-    for metric in COLUMNS:
-        for region in REGIONS:
-            table.add_column(
-                f"{METRICS[metric].label} {region}", justify="right", no_wrap=True
-            )
+    places = [(region, metric) for metric in COLUMNS for region in REGIONS]
+    places += [("image", metric) for metric in outcome.weights]
+    for region, metric in places:
+        told = outcome.weights.get(metric, {})
+        heading = f"{label(metric, told.get('source'))} {region}"
+        table.add_column(heading, justify="right", no_wrap=True)
     for group in outcome.groups:
         for method, scored in group.methods.items():
             table.add_row(
@@ -343,11 +350,7 @@ def print_table(job: Job, outcome: Outcome, console: Console) -> None:
                 group.label,
                 method,
                 str(len(group.items)),
-                *(
-                    cell(scored, region, metric)
-                    for metric in COLUMNS
-                    for region in REGIONS
-                ),
+                *(cell(scored, *place) for place in places),
             )
     console.print(table)
     for line in changed_lines(job, outcome):

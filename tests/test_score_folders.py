@@ -189,10 +189,10 @@ def test_batches_change_nothing(images):
 def test_a_batch_is_never_above_the_asked_size(images, monkeypatch):
     sizes = []
 
-    def score(parts, size):
+    def score(parts, size, more):
         parts = list(parts)
         sizes.append((size, [len(part.truth) for part in parts]))
-        return scoring.score(parts, size)
+        return scoring.score(parts, size, more)
 
     monkeypatch.setattr(score_folders, "score", score)
     assert images.run("--batch-size", "2") == 0
@@ -398,6 +398,9 @@ def a_job(images, **changes):
         batch_size=None,
         skip_missing=False,
         dataset="kidney",
+        lpips="",
+        lpips_vgg="",
+        fid="",
     )
     return job._replace(**changes)
 

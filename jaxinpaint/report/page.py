@@ -43,10 +43,12 @@ def write_page(
         "bin", "region" ("hole" or "image"), "metric" (a key of scores.METRICS), "value",
         "sd", "n"; optional "infinite" and "undefined" count the scores that were so
         and are not in "value"; optional "p", of a paired test against the system, and
-        its "mark", shown beside the value. A value or sd may be NaN or None. Run says what was run: "system" (a
-        method of the rows), "dataset" (in words), "data" ("phantom" or "real"),
-        "minutes" (of training; None for outputs made elsewhere), "device"; optional "steps",
-        "weights", "mask_manifest", "version", and whatever else a reader needs.
+        its "mark", shown beside the value; optional "weights" of a learned metric,
+        shown where they are not the published ones. A value or sd may be NaN or None.
+        Run says what was run: "system" (a method of the rows), "dataset" (in words),
+        "data" ("phantom" or "real"), "minutes" (of training; None for outputs made
+        elsewhere), "device"; optional "steps", "weights", "mask_manifest", "version",
+        and whatever else a reader needs.
       paper_rows: printed scores, as `paper_tables.rows` returns them. Rows of
         `results` whose method starts with "paper" are taken as such too.
       panels: sections to show, in order.

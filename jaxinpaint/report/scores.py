@@ -128,7 +128,19 @@ METRICS = {
         "pretrained weights and is absent without them.",
     ),
 }
+PUBLISHED = "imported"  # what a row's weights are where others' are the same
 OF_A_SET = frozenset({"fid"})  # one value a set of images: there is no deviation
+
+
+def label(metric: str, weights: str | None) -> str:
+    """A metric's name; of a learned one also what makes its numbers its own."""
+    name = METRICS[metric].label
+    return name if comparable(weights) else f"{name} ({weights}, not comparable)"
+
+
+def comparable(weights: str | None) -> bool:
+    """Whether a score needs no weights, or was computed with the published ones."""
+    return weights in (None, PUBLISHED)
 
 
 def below(rows: Iterable[Row], system: str) -> dict[str, list[Row]]:
@@ -163,8 +175,9 @@ def verdict(rows: Sequence[Row], system: str) -> dict[str, Any]:
     Returns:
       {"good": bool, "lines": [{"text", "places"}]}: a warning for each baseline that
       the system is below anywhere, with the places by score; or one line that it is
-      below none, or that none was run.
+      below none, or that none was run. Scores that are not `comparable` do not count.
     """
+    rows = [row for row in rows if comparable(row.get("weights"))]
     places = {_place(row) for row in rows if row["method"] == system}
     compared: dict[str, int] = {}
     for row in rows:
@@ -270,6 +283,7 @@ def blocks(
     for metric in [name for name in METRICS if name in _first_seen(rows, "metric")]:
         tables = []
         of_metric = [row for row in rows if row["metric"] == metric]
+        heading = label(metric, of_metric[0].get("weights"))
         for dataset in _first_seen(of_metric, "dataset"):
             for region in REGIONS:
                 own = [
@@ -301,7 +315,8 @@ def blocks(
                     else ""
                 )
                 tables.append(table)
-        found.append({"name": metric, "metric": METRICS[metric], "tables": tables})
+        shown = METRICS[metric]._replace(label=heading)
+        found.append({"name": metric, "metric": shown, "tables": tables})
     return found
 
 
