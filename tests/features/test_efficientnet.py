@@ -18,6 +18,7 @@ from jaxinpaint.features.efficientnet import (
     MBConv,
     Scale,
     drop_branch,
+    encoder_layers,
     public_layers,
     same_padding,
     scaled_features,
@@ -296,7 +297,7 @@ def test_every_tap_is_that_of_the_port(file, dtype, static_pad, taps, bound):
     image = images((2, 43, 58, 3))  # odd sides at several levels
     image = image if dtype == "float32" else np.float64(image[:1, :21, :27])
     net = port(file, static_pad is not None)
-    variables = convert(read_torch(file), public_layers(B3, ""))
+    variables = convert(read_torch(file), public_layers(B3))
     if dtype == "float64":
         net, variables = net.double(), double(variables)
     want = run(net, image)
@@ -315,7 +316,7 @@ def test_every_tap_is_that_of_the_port(file, dtype, static_pad, taps, bound):
 def test_training_is_that_of_the_port(file, dtype, side, taps, bound):
     image = images((3, side, side, 3)).astype(dtype)
     net = port(file, static=False)
-    layers = public_layers(B3, "")
+    layers = public_layers(B3)
     variables = convert(read_torch(file), layers)
     if dtype == "float64":
         net, variables = net.double(), double(variables)
@@ -363,18 +364,29 @@ def pixels(path, side):
 
 def test_conversion_there_and_back_changes_no_bit(file):
     tensors = read_torch(file)
-    trained = {name for name in tensors if "num_batches_tracked" not in name}
-    for prefix in ("", "encoder."):
-        layers = public_layers(B3, prefix)
-        named = {prefix + name: tensor for name, tensor in tensors.items()}
-        variables = convert(named, layers)
-        back = foreign(variables, layers)
-        assert set(back) == {prefix + name for name in trained}
-        for name, tensor in back.items():
-            np.testing.assert_array_equal(tensor, named[name], name)
-            assert tensor.dtype == np.float32
+    variables = convert(tensors, public_layers(B3))
+    back = foreign(variables, public_layers(B3))
+    assert set(back) == {name for name in tensors if "num_batches" not in name}
+    for name, tensor in back.items():
+        np.testing.assert_array_equal(tensor, tensors[name], name)
+        assert tensor.dtype == np.float32
     want = shapes(network())
     assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda x: x.shape, want)
+
+
+def test_the_encoder_of_a_whole_segmentation_network(file):
+    """As segmentation_models.pytorch saves one: no classifier, a decoder behind."""
+    tensors = read_torch(file)
+    named = {f"encoder.{name}": x for name, x in tensors.items() if "_fc" not in name}
+    named["decoder.blocks.0.conv1.0.weight"] = np.zeros((256, 520, 3, 3), np.float32)
+    named["segmentation_head.0.bias"] = np.zeros(2, np.float32)
+    others = ("decoder", "segmentation_head")
+    got = convert(named, encoder_layers(B3, "encoder."), others)
+    want = shapes(network(("features",)))
+    assert jax.tree.map(np.shape, got) == jax.tree.map(lambda x: x.shape, want)
+    whole = convert(tensors, public_layers(B3))
+    del whole["params"]["fc"]
+    jax.tree.map(np.testing.assert_array_equal, got, whole)
 
 
 def test_static_padding_differs_in_two_blocks():
