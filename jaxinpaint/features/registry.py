@@ -120,7 +120,7 @@ WEIGHTS: Mapping[str, Entry] = {
     ),
     "alexnet": Entry(
         what="AlexNet, ImageNet-1k",
-        uses=("lpips_alex",),
+        uses=("lpips",),
         file="alexnet-owt-7be5be79.pth",
         urls=(f"{_TORCHVISION}alexnet-owt-7be5be79.pth",),
         size=244_408_911,
@@ -180,7 +180,7 @@ WEIGHTS: Mapping[str, Entry] = {
     ),
     "lpips_alex": Entry(
         what="linear layers of LPIPS 0.1 on AlexNet",
-        uses=("lpips_alex",),
+        uses=("lpips",),
         file="alex.pth",
         urls=(
             f"{_LPIPS}master/lpips/weights/v0.1/alex.pth",
