@@ -74,23 +74,20 @@ def predictor(
       outside the hole are those of `image`, bit for bit. Fields are float32, cropped
       like the images and not composited; there are none where no mask has a hole,
       since no network runs. It raises InpaintInputError where `validate_inputs` of
-      the system does, or where nothing can be derived, and ValueError where `also`
-      names no image that the system predicts.
+      the system does, or where nothing can be derived.
+
+    Raises:
+      ValueError: `also` names what is no image that the system predicts.
     """
     key = jax.random.key(config.seed)
     multiple, least = config.eval.size_multiple, config.eval.least_size
     derived = systems.derived(config)
 
+    _expect_images(system, variables, frozen, also)
+
     @jax.jit
     def forward(variables: Variables, frozen: Variables, batch: dict) -> dict:
         made = system.predict(variables, frozen, scale_batch(batch), key)
-        for name in also:
-            shape = made[name].shape if name in made else None
-            if shape != batch["image"].shape:
-                raise ValueError(
-                    f"config.eval.also names {name!r}, which is no image among what "
-                    f"the system predicts: {sorted(made)}."
-                )
         asked = ("completed", *also, *fields)
         return {name: made[name] for name in asked if name in made}
 
@@ -117,6 +114,24 @@ def predictor(
         return found
 
     return predict
+
+
+def _expect_images(
+    system: System, variables: Variables, frozen: Variables, also: Sequence[str]
+) -> None:
+    """Checks without running it that a system predicts further images."""
+    if not also:
+        return
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    made = jax.eval_shape(system.predict, variables, frozen, system.batch_spec, key)
+    shape = system.batch_spec["image"].shape
+    images = {name for name, image in made.items() if image.shape == shape}
+    for name in also:
+        if name not in images:
+            raise ValueError(
+                f"config.eval.also names {name!r}; the images that the system "
+                f"predicts are {sorted(images)}."
+            )
 
 
 def _with_derived(derived: Mapping[str, Derived], batch: Given) -> Arrays:
