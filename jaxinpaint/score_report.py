@@ -19,7 +19,7 @@ from rich.table import Table
 
 import jaxinpaint
 from jaxinpaint.data import mask_sets
-from jaxinpaint.evaluation import eight_bit, say, write_json
+from jaxinpaint.evaluation import say, write_json
 from jaxinpaint.learned import few_images
 from jaxinpaint.metrics.ssim import SMALLEST_SIDE
 from jaxinpaint.report import plots
@@ -30,6 +30,7 @@ from jaxinpaint.runs import device_name
 from jaxinpaint.score_folders import Outcome, label_of, labels_of, score_job
 from jaxinpaint.score_inputs import Item, Job, load, marks, read_hole
 from jaxinpaint.scoring import Scored, tidy
+from jaxinpaint.showing import eight_bit
 from jaxinpaint.training.workdir import environment
 
 RESULTS = ("report.html", "metrics.json", "masks.json", "scores.csv")
