@@ -370,7 +370,7 @@ def test_what_else_is_predicted_is_written_darker(done):
 
 def test_the_page_shows_the_flow_and_what_else_is_predicted(done):
     text = done.page.read_text(encoding="utf-8")
-    assert "that interpolation refined by the network" in text
+    assert "the flow interpolation, refined by a network" in text
     assert 'alt="reference, around the hole"' in text
     assert text.count('alt="flow, whole frame"') == 3  # worst, median, best
     assert "<small>longest 3 pixels</small>" in text

@@ -14,7 +14,7 @@ BASELINES = {
     "telea": "Telea's fast marching, from the section alone",
     "navier_stokes": "Navier-Stokes inpainting, from the section alone",
     "intermediate": "the flow interpolation of both neighbours, no learning",
-    "reference": "that interpolation refined by the network: a guide, not the result",
+    "reference": "the flow interpolation, refined by a network: a guide, not the result",
 }
 ALL = "all"  # the bin of every image, which is no place along an axis of holes
 REGIONS = {"hole": "in the hole", "image": "whole image"}

@@ -461,7 +461,8 @@ def test_the_papers_tables_hold_ours_by_hole_ratio(tmp_path):
         assert f"<summary>{title}</summary>" in text
     head, metrics = grids[0][:2]
     assert head[2:] == ["10%", "30%", "50%"]
-    assert metrics == ["PSNR ↑", "SSIM, 51 x 51 ↑", "FSIM ↑", "FID ↓"] * 3
+    arrows = ["PSNR\xa0↑", "SSIM, 51 x 51\xa0↑", "FSIM\xa0↑", "FID\xa0↓"]
+    assert metrics == arrows * 3
     lines = {(line[0], line[1]): line[2:] for line in grids[0][2:]}
     none = ["–"] * 4  # there are no masks of 50 % here, and no FSIM
     mine = ["30.00", "0.9000", "–", "7.500", "29.00", "0.9000", "–", "7.500", *none]
