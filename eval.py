@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxinpaint.evaluation import evaluate_run
+from jaxinpaint.evaluation.checkpoint import evaluate_run
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/X.py or configs/X.py:preset; --config.key=value changes it"

@@ -1,6 +1,6 @@
 """The command `jaxinpaint`: every subcommand parses, builds and calls.
 
-Stands on the roof. What a subcommand does lives in the rooms, or beside this file.
+Stands on the roof. What a subcommand takes and does is in `commands/`.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jaxinpaint
-from jaxinpaint import score_command, weights
+from jaxinpaint.commands import score, weights
 
 
 class Command(NamedTuple):
@@ -29,8 +29,8 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "score": Command(
         "Scores what any program restored, in the hole and over the whole image.",
-        score_command.add_arguments,
-        score_command.run,
+        score.add_arguments,
+        score.run,
     ),
     "weights": Command(
         "Pretrained feature networks: list, import, verify.",

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from jaxinpaint.data import images, sections
 from jaxinpaint.data.derived import compute, open_cache
 from jaxinpaint.data.stack import open_stack
-from jaxinpaint.filling import write_restored
+from jaxinpaint.evaluation.filling import write_restored
 
 LIMIT = 100_000
 

@@ -16,16 +16,16 @@ from PIL import Image
 from rich.console import Console
 
 from configs import ccpgan as ccpgan_config
-from jaxinpaint import evaluation, filling, runs, scoring
 from jaxinpaint.core.checkpoint import Checkpoints
 from jaxinpaint.core.system import System, TrainState
 from jaxinpaint.data import images, pipeline, sections
+from jaxinpaint.evaluation import checkpoint, filling, runs, scoring
 from jaxinpaint.metrics.evaluate import Metric, image_metric, together
 from jaxinpaint.metrics.pixel import mae, psnr
 from jaxinpaint.metrics.ssim import ssim
 from jaxinpaint.training import workdir as workdirs
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 HEIGHT, WIDTH, COUNT = 70, 83, 8
 METHODS = ["ccpgan", "reference", "constant", "copy_neighbor", "mean_neighbors"] + [
     "telea",
@@ -134,8 +134,8 @@ def make_run(folder, config):
 
 def use_toy(patch):
     """Puts the toy in the place of the network, with its own (no) input checks."""
-    patch.setattr(evaluation.systems, "build", toy)
-    patch.setattr(evaluation.systems, "validate_inputs", lambda *a: None)
+    patch.setattr(checkpoint.systems, "build", toy)
+    patch.setattr(checkpoint.systems, "validate_inputs", lambda *a: None)
 
 
 class Done:
@@ -150,7 +150,7 @@ class Done:
         use_toy(patch)
         if kind != "grey8":
             patch.setattr(scoring, "metrics_for", few_metrics)
-        self.page = evaluation.evaluate_run(self.config, self.workdir, None)
+        self.page = checkpoint.evaluate_run(self.config, self.workdir, None)
         self.folder = self.workdir / "eval"
         self.results = json.loads((self.folder / "metrics.json").read_text())
         spec = toy(self.config).batch_spec
@@ -441,7 +441,7 @@ def test_one_batch_of_cases_is_held_at_a_time(grey, quick):
         truth = np.stack([case.image for case in some])
         return scoring.Filled(truth, np.stack([c.mask for c in some]), {"toy": truth})
 
-    bins = list(evaluation.score_cases(cases(), fill, 2, Console(quiet=True)))
+    bins = list(checkpoint.score_cases(cases(), fill, 2, Console(quiet=True)))
     assert sizes == [2, 1, 2, 1]
     assert [one.label for one in bins] == ["16x16", "20%"]
     assert bins[0].names == taken[:3]
@@ -536,8 +536,8 @@ def test_further_metrics_stand_beside_the_usual(monkeypatch, tmp_path):
         None,
     )
     assert "p" not in row
-    one = evaluation.Bin("bin", list("abcde"), 0, got)
-    evaluation.write_scores(tmp_path / "scores.csv", [one])
+    one = checkpoint.Bin("bin", list("abcde"), 0, got)
+    checkpoint.write_scores(tmp_path / "scores.csv", [one])
     with open(tmp_path / "scores.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert {line["metric"] for line in lines} == {"psnr", "ssim", "mae", "lpips"}
@@ -594,7 +594,7 @@ def changed(config, **values):
 def test_one_line_says_what_is_wrong(grey, quick, values, step, message):
     config, workdir = grey
     with pytest.raises((ValueError, OSError), match=message) as raised:
-        evaluation.evaluate_run(changed(config, **values), workdir, step)
+        checkpoint.evaluate_run(changed(config, **values), workdir, step)
     assert "\n" not in str(raised.value)
     assert not (workdir / "eval").exists()
 
@@ -605,14 +605,14 @@ def test_no_section_is_held_out(tmp_path, quick):
     config.data.test_fraction = 0.0
     run = make_run(tmp_path / "run", config)
     with pytest.raises(ValueError, match="no section is held out for test"):
-        evaluation.evaluate_run(config, run, None)
+        checkpoint.evaluate_run(config, run, None)
 
 
 def test_no_checkpoint(grey, quick, tmp_path):
     config, _ = grey
     workdirs.open_workdir(tmp_path, config)
     with pytest.raises(FileNotFoundError, match="checkpoint") as raised:
-        evaluation.evaluate_run(config, tmp_path, None)
+        checkpoint.evaluate_run(config, tmp_path, None)
     assert "\n" not in str(raised.value)
 
 
@@ -638,7 +638,7 @@ def test_another_stack_may_be_scored_and_old_results_go(tmp_path, quick):
     stale.write_bytes(b"old")
     (run / "eval" / "mine.txt").write_text("kept")
     values = {"data__source": str(tmp_path / "liver"), "data__split": "random"}
-    evaluation.evaluate_run(changed(config, **values), run, 20)
+    checkpoint.evaluate_run(changed(config, **values), run, 20)
     results = json.loads((run / "eval" / "metrics.json").read_text())["run"]
     assert results["dataset"] == "liver" and results["trained_on_this_stack"] is False
     assert results["cases_guided_by_training_sections"] == 0
@@ -652,8 +652,8 @@ def test_runs_stand_beside_each_other(tmp_path, quick):
     write_stack(tmp_path / "kidney", "uint8", 1)
     config = make_config(tmp_path, tmp_path / "kidney", 1)
     first, second = (make_run(tmp_path / name, config) for name in ("one", "two"))
-    evaluation.evaluate_run(config, first, None)
-    page = evaluation.evaluate_run(
+    checkpoint.evaluate_run(config, first, None)
+    page = checkpoint.evaluate_run(
         changed(config, eval__compare=(("no GAN", str(first)),)), second, None
     )
     results = json.loads((second / "eval" / "metrics.json").read_text())
@@ -678,15 +678,15 @@ def test_runs_stand_beside_each_other(tmp_path, quick):
     assert "another run of ccpgan, 20 steps" in text
     values = {"eval__compare": (("no GAN", str(first)),), "eval__seed": 9}
     with pytest.raises(ValueError, match="'no GAN' was scored with another masks"):
-        evaluation.evaluate_run(changed(config, **values), second, None)
+        checkpoint.evaluate_run(changed(config, **values), second, None)
 
 
 def test_names_of_data_hold_no_folders():
-    assert evaluation.dataset_name("phantom") == "phantom"
-    assert evaluation.dataset_name("/home/someone/kidney/") == "kidney"
-    assert evaluation.dataset_name("/data/stack.tif") == "stack.tif"
+    assert checkpoint.dataset_name("phantom") == "phantom"
+    assert checkpoint.dataset_name("/home/someone/kidney/") == "kidney"
+    assert checkpoint.dataset_name("/data/stack.tif") == "stack.tif"
     prepared = "/home/someone/tfds/sections/kidney/1.0.0"
-    assert evaluation.dataset_name(prepared) == "sections/kidney/1.0.0"
+    assert checkpoint.dataset_name(prepared) == "sections/kidney/1.0.0"
 
 
 def test_equal_devices_are_counted():

@@ -1,7 +1,7 @@
 """The metrics that need pretrained weights: LPIPS on two trunks, and FID.
 
-Stands on the roof: it joins the store of weights with the metrics, for the evaluation
-and for the command `score`.
+It joins the store of weights with the metrics, for the evaluation and for the command
+`score`.
 """
 
 import functools
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinpaint.core.checks import UnalignedSizeError
+from jaxinpaint.evaluation.scoring import LEVELS, More, Place
 from jaxinpaint.features import store
 from jaxinpaint.features.alexnet import STAGES
 from jaxinpaint.features.inception import SIDE
@@ -34,7 +35,6 @@ from jaxinpaint.metrics.lpips import (
     vgg16_trunk,
 )
 from jaxinpaint.report.scores import METRICS, PUBLISHED, label
-from jaxinpaint.scoring import LEVELS, More, Place
 
 Networks = Mapping[str, nn.Module]  # name in the registry -> what reads it
 

@@ -1,7 +1,4 @@
-"""Finds and reads what `score_folders` scores, and checks that it fits.
-
-Stands on the roof.
-"""
+"""Finds and reads what `folders` scores, and checks that it fits."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +11,9 @@ import numpy as np
 from jaxinpaint.core.checks import DTypeError, ShapeMismatchError
 from jaxinpaint.data.images import ImageFileError, read_image, read_mask
 from jaxinpaint.data.pairs import Matched, images_by_name, match
+from jaxinpaint.evaluation.scoring import Filled
 from jaxinpaint.metrics.baselines import BASELINES
 from jaxinpaint.metrics.ssim import SIDE
-from jaxinpaint.scoring import Filled
 
 FILLS = ("constant", "telea", "navier_stokes")  # those that need no other section
 POLARITIES = ("hole", "valid")

@@ -1,6 +1,6 @@
 """Puts runs beside each other that were scored on the same images.
 
-Stands on the roof: it reads what `evaluation` wrote into the workdirs of other runs.
+It reads what `evaluation` wrote into the workdirs of other runs.
 """
 
 import csv
@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from jaxinpaint.data import mask_sets
 from jaxinpaint.data.sections import SectionData
+from jaxinpaint.evaluation.scoring import KEPT, TOLD, Place, Scored
 from jaxinpaint.metrics.baselines import BASELINES
-from jaxinpaint.scoring import KEPT, TOLD, Place, Scored
 
 CASES = ("seed", "crop_size", "crops_per_section")  # what places the test images
 

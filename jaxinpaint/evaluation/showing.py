@@ -1,7 +1,4 @@
-"""Chooses the cases that a report shows, and gathers what is drawn of them.
-
-Stands on the roof.
-"""
+"""Chooses the cases that a report shows, and gathers what is drawn of them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxinpaint.data.sections import Case
-from jaxinpaint.filling import blanked, read_filled
+from jaxinpaint.evaluation.filling import blanked, read_filled
+from jaxinpaint.evaluation.scoring import Scored
 from jaxinpaint.report.panels import Panel, choose
-from jaxinpaint.scoring import Scored
 
 
 class Scores(Protocol):

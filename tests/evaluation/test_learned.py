@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from jaxinpaint import (
-    cli,
-    evaluation,
+from jaxinpaint import cli
+from jaxinpaint.evaluation import (
+    checkpoint,
+    folder_inputs,
+    folder_report,
+    folders,
     learned,
-    score_folders,
-    score_inputs,
-    score_report,
     scoring,
 )
 from jaxinpaint.features import registry, store
@@ -28,7 +28,7 @@ from jaxinpaint.features.normalization import SIGNED, normalize
 from jaxinpaint.metrics.evaluate import evaluate, pad_batch
 from jaxinpaint.metrics.fid import fid_metric, fid_result, moments, pool3_features
 from jaxinpaint.metrics.lpips import LinearWeights, alexnet_trunk, lpips
-from tests import test_evaluation as stage
+from tests.evaluation import test_checkpoint as stage
 from tests.features import toy
 
 HOLES = {"a": 100, "b": 170, "c": 200, "d": 640}  # of 32 x 50 = 40 x 40 = 1600 pixels
@@ -113,7 +113,7 @@ class Set:
 
     def outcome(self, **sources):
         """What is found where no page is asked for, which takes most of the time."""
-        job = score_inputs.Job(
+        job = folder_inputs.Job(
             truth=self.folder / "kidney",
             made={method: self.folder / method for method in self.made},
             mask=self.folder / "mask",
@@ -121,17 +121,17 @@ class Set:
             truth_suffix="",
             made_suffix="",
             mask_suffix="",
-            edges=score_folders.percent_edges("0,10,20,50"),
+            edges=folders.percent_edges("0,10,20,50"),
             baselines=False,
             batch_size=None,
             skip_missing=False,
             dataset="kidney",
             **{"lpips": "", "lpips_vgg": "", "fid": ""} | sources,
         )
-        return score_folders.score_job(job, Console(quiet=True))
+        return folders.score_job(job, Console(quiet=True))
 
     def rows(self, **sources):
-        return score_report.rows_of(self.outcome(**sources))
+        return folder_report.rows_of(self.outcome(**sources))
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def test_lpips_of_both_depths(images, thin):
             name: one["mat"]["image", "lpips"] for name, one in outcome.values.items()
         }
         assert got == pytest.approx(want, rel=1e-4)
-        row = one_row(score_report.rows_of(outcome), "mat", "all", "lpips")
+        row = one_row(folder_report.rows_of(outcome), "mat", "all", "lpips")
         assert row["value"] == pytest.approx(np.mean(list(want.values())), rel=1e-4)
         assert (row["n"], row["region"]) == (4, "image")
         for kind in ("kidney", "lama", "mat"):
@@ -261,7 +261,7 @@ def test_missing_weights_are_one_error_before_any_work(
     def fail(*arguments):
         raise AssertionError("an image was read")
 
-    monkeypatch.setattr("jaxinpaint.score_folders.inspect_all", fail)
+    monkeypatch.setattr("jaxinpaint.evaluation.folders.inspect_all", fail)
     for option, name in {
         "--lpips": "alexnet",
         "--lpips-vgg": "vgg16",
@@ -411,7 +411,7 @@ def run(tmp_path, monkeypatch):
 def test_the_evaluation_with_weights_and_the_papers_column(run, thin, capsys):
     config, workdir = run
     config.eval.lpips, config.eval.fid = "random:5", "random:6"
-    page = evaluation.evaluate_run(config, workdir, None).read_text()
+    page = checkpoint.evaluate_run(config, workdir, None).read_text()
     results = json.loads((workdir / "eval" / "metrics.json").read_text())
     rows = [r for r in results["rows"] if not r["method"].startswith("paper")]
     lpips_rows = [row for row in rows if row["metric"] == "lpips"]
@@ -441,7 +441,7 @@ def test_the_evaluation_with_weights_and_the_papers_column(run, thin, capsys):
 
 
 def test_the_evaluation_without_weights_names_the_command(run):
-    page = evaluation.evaluate_run(*run, None).read_text()
+    page = checkpoint.evaluate_run(*run, None).read_text()
     assert "LPIPS needs pretrained weights: not computed." in page
     assert "`jaxinpaint weights import --download --as alexnet`" in page
     assert "--config.eval.lpips=imported" in page
@@ -461,13 +461,13 @@ def test_the_evaluation_stops_before_any_work(run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(learned, "networks", lambda: nets)
         with pytest.raises(ValueError, match="24 x 24 pixels, but LPIPS needs sides"):
-            evaluation.evaluate_run(config, workdir, None)
+            checkpoint.evaluate_run(config, workdir, None)
 
     def fail(config):
         raise AssertionError("work was done")
 
-    monkeypatch.setattr(evaluation.systems, "build", fail)
+    monkeypatch.setattr(checkpoint.systems, "build", fail)
     config.eval.lpips = "imported"
     with pytest.raises(OSError, match="jaxinpaint weights import FILE --as alexnet"):
-        evaluation.evaluate_run(config, workdir, None)
+        checkpoint.evaluate_run(config, workdir, None)
     assert not (workdir / "eval").exists()

@@ -1,7 +1,4 @@
-"""Tells what `score_folders` found: a table, and a folder with all of it.
-
-Stands on the roof.
-"""
+"""Tells what `folders` found: a table, and a folder with all of it."""
 
 import contextlib
 import csv
@@ -19,18 +16,18 @@ from rich.table import Table
 
 import jaxinpaint
 from jaxinpaint.data import mask_sets
-from jaxinpaint.evaluation import say, write_json
-from jaxinpaint.learned import few_images
+from jaxinpaint.evaluation.checkpoint import say, write_json
+from jaxinpaint.evaluation.folder_inputs import Item, Job, load, marks, read_hole
+from jaxinpaint.evaluation.folders import Outcome, label_of, labels_of, score_job
+from jaxinpaint.evaluation.learned import few_images
+from jaxinpaint.evaluation.runs import device_name
+from jaxinpaint.evaluation.scoring import Scored, tidy
+from jaxinpaint.evaluation.showing import eight_bit
 from jaxinpaint.metrics.ssim import SMALLEST_SIDE
 from jaxinpaint.report import plots
 from jaxinpaint.report.page import write_page
 from jaxinpaint.report.panels import Panel, choose
 from jaxinpaint.report.scores import ALL, METRICS, REGIONS, comparable, format_score
-from jaxinpaint.runs import device_name
-from jaxinpaint.score_folders import Outcome, label_of, labels_of, score_job
-from jaxinpaint.score_inputs import Item, Job, load, marks, read_hole
-from jaxinpaint.scoring import Scored, tidy
-from jaxinpaint.showing import eight_bit
 from jaxinpaint.training.workdir import environment
 
 RESULTS = ("report.html", "metrics.json", "masks.json", "scores.csv")

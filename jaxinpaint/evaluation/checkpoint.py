@@ -1,7 +1,6 @@
 """Runs a system on the test cases of its data and reports it beside classical fills.
 
-Stands on the roof, with the scripts that call it: it joins data, inference, metrics
-and report, which do not know each other.
+It joins data, inference, metrics and report, which do not know each other.
 """
 
 import csv
@@ -20,26 +19,37 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 import jaxinpaint
 from jaxinpaint import systems
-from jaxinpaint.comparing import Rival, check_methods, read_rivals
 from jaxinpaint.data import mask_sets, pipeline
 from jaxinpaint.data.images import read_mask
 from jaxinpaint.data.sections import Case, SectionData
-from jaxinpaint.filling import (
+from jaxinpaint.evaluation.comparing import Rival, check_methods, read_rivals
+from jaxinpaint.evaluation.filling import (
     blanked_batch,
     image_path,
     mask_path,
     read_filled,
     write_restored,
 )
+from jaxinpaint.evaluation.learned import (
+    expect_sides,
+    few_images,
+    learned,
+    not_comparable,
+)
+from jaxinpaint.evaluation.runs import (
+    Run,
+    device_name,
+    open_run,
+    training_minutes,
+    weights_digest,
+)
+from jaxinpaint.evaluation.scoring import Filled, More, Scored, score, tidy
+from jaxinpaint.evaluation.showing import panels
 from jaxinpaint.inference.restore import predictor
-from jaxinpaint.learned import expect_sides, few_images, learned, not_comparable
 from jaxinpaint.metrics.baselines import import_opencv
 from jaxinpaint.metrics.ssim import SMALLEST_SIDE
 from jaxinpaint.report import paper_tables, plots
 from jaxinpaint.report.page import write_page
-from jaxinpaint.runs import Run, device_name, open_run, training_minutes, weights_digest
-from jaxinpaint.scoring import Filled, More, Scored, score, tidy
-from jaxinpaint.showing import panels
 from jaxinpaint.training.workdir import environment, to_json
 
 RESULTS = ("report.html", "metrics.json", "masks.json", "scores.csv", "images")

@@ -1,7 +1,4 @@
-"""The subcommand `score`: what its words mean.
-
-Stands on the roof.
-"""
+"""The subcommand `score`: what its words mean."""
 
 import argparse
 from pathlib import Path
@@ -113,10 +110,14 @@ def run(parsed: argparse.Namespace) -> int:
       OSError: a folder is not there, or a file cannot be written.
       ImportError: an extra is needed and not installed.
     """
-    from jaxinpaint import score_folders, score_inputs, score_report  # imports jax
+    from jaxinpaint.evaluation import (  # imports jax
+        folder_inputs,
+        folder_report,
+        folders,
+    )
 
-    made = score_inputs.named_folders(parsed.pred, parsed.name)
-    job = score_inputs.Job(
+    made = folder_inputs.named_folders(parsed.pred, parsed.name)
+    job = folder_inputs.Job(
         truth=parsed.truth,
         made=made,
         mask=parsed.mask,
@@ -124,7 +125,7 @@ def run(parsed: argparse.Namespace) -> int:
         truth_suffix=parsed.truth_suffix,
         made_suffix=parsed.pred_suffix,
         mask_suffix=parsed.mask_suffix,
-        edges=score_folders.percent_edges(parsed.bins),
+        edges=folders.percent_edges(parsed.bins),
         baselines=parsed.baselines,
         batch_size=parsed.batch_size,
         skip_missing=parsed.skip_missing,
@@ -133,5 +134,5 @@ def run(parsed: argparse.Namespace) -> int:
         lpips_vgg=parsed.lpips_vgg,
         fid=parsed.fid,
     )
-    outcome = score_report.run(job, parsed.output)
+    outcome = folder_report.run(job, parsed.output)
     return 1 if outcome.missing or outcome.failed else 0

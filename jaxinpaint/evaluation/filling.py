@@ -1,7 +1,6 @@
 """Fills the holes of test cases: the system into files, classical fills beside them.
 
-Stands on the roof. Whatever fills gets a case with its hole blanked, so that no method
-can see the truth.
+Whatever fills gets a case with its hole blanked, so that no method can see the truth.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,8 +11,8 @@ import numpy as np
 
 from jaxinpaint.data.images import read_image, write_image
 from jaxinpaint.data.sections import Case
+from jaxinpaint.evaluation.scoring import Filled
 from jaxinpaint.metrics.baselines import BASELINES
-from jaxinpaint.scoring import Filled
 
 Restore = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 

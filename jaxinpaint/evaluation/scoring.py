@@ -1,7 +1,6 @@
 """Scores sets of images, whoever made them: from images to tidy rows.
 
-Stands on the roof: evaluation hands in what it has restored, and a command what
-anybody else has.
+The evaluation hands in what it has restored, and a command what anybody else has.
 """
 
 import functools

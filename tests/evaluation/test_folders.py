@@ -14,7 +14,8 @@ import tifffile
 from PIL import Image
 from rich.console import Console
 
-from jaxinpaint import cli, score_folders, score_inputs, score_report, scoring
+from jaxinpaint import cli
+from jaxinpaint.evaluation import folder_inputs, folder_report, folders, scoring
 from jaxinpaint.metrics.evaluate import image_metric, together
 from jaxinpaint.metrics.pixel import mae, psnr
 from jaxinpaint.metrics.ssim import ssim
@@ -180,7 +181,7 @@ def test_the_scores_of_every_image_are_kept(images):
 
 def test_batches_change_nothing(images):
     job = a_job(images, batch_size=1)
-    outcome = score_folders.score_job(job, Console(quiet=True))
+    outcome = folders.score_job(job, Console(quiet=True))
     scored = outcome.groups[-1].methods["lama"]
     want = images.expected("psnr", "hole", HOLES)
     np.testing.assert_allclose(scored.scores["hole", "psnr"]["values"], want, rtol=1e-6)
@@ -194,7 +195,7 @@ def test_a_batch_is_never_above_the_asked_size(images, monkeypatch):
         sizes.append((size, [len(part.truth) for part in parts]))
         return scoring.score(parts, size, more)
 
-    monkeypatch.setattr(score_folders, "score", score)
+    monkeypatch.setattr(folders, "score", score)
     assert images.run("--batch-size", "2") == 0
     assert sizes == [(2, [2, 1]), (1, [1])]  # 20 x 20: a, c, d; 25 x 16: b alone
 
@@ -371,13 +372,13 @@ def test_classical_fills_do_not_see_the_truth(images, monkeypatch):
     def copy(image, mask, *sections):
         return image
 
-    fills = dict.fromkeys(score_inputs.FILLS, copy)
-    monkeypatch.setattr(score_inputs, "BASELINES", fills)
+    fills = dict.fromkeys(folder_inputs.FILLS, copy)
+    monkeypatch.setattr(folder_inputs, "BASELINES", fills)
     job = a_job(images, baselines=True)
-    files, _ = score_inputs.find(job)
-    filled = score_inputs.load(files[:1], job)
+    files, _ = folder_inputs.find(job)
+    filled = folder_inputs.load(files[:1], job)
     hole = images.hole["a"]
-    for name in score_inputs.FILLS:
+    for name in folder_inputs.FILLS:
         assert not filled.made[name][0][hole].any()
         np.testing.assert_array_equal(
             filled.made[name][0][~hole], images.truth["a"][~hole]
@@ -385,7 +386,7 @@ def test_classical_fills_do_not_see_the_truth(images, monkeypatch):
 
 
 def a_job(images, **changes):
-    job = score_inputs.Job(
+    job = folder_inputs.Job(
         truth=images.folder / "kidney",
         made={"lama": images.folder / "lama"},
         mask=images.folder / "mask",
@@ -393,7 +394,7 @@ def a_job(images, **changes):
         truth_suffix="",
         made_suffix="",
         mask_suffix="",
-        edges=score_folders.percent_edges("0,50,100"),
+        edges=folders.percent_edges("0,50,100"),
         baselines=False,
         batch_size=None,
         skip_missing=False,
@@ -611,7 +612,7 @@ def test_nothing_is_half_written(images, monkeypatch):
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(score_report, "write_page", fail)
+        patch.setattr(folder_report, "write_page", fail)
         for out in ("out", "fresh"):
             assert images.run("--output", str(images.folder / out)) == 2
     kept = json.loads((images.folder / "out" / "metrics.json").read_text())
@@ -647,13 +648,13 @@ def test_a_method_called_as_a_classical_fill_has_one_line(images):
 
 
 def test_files_that_change_meanwhile_are_noticed(images, monkeypatch, capsys):
-    load = score_inputs.load
+    load = folder_inputs.load
 
     def later(some, job):
         filled = load(some, job)
         filled.made["lama"][0, 0, 0] ^= 1
         return filled
 
-    monkeypatch.setattr(score_folders, "load", later)
+    monkeypatch.setattr(folders, "load", later)
     assert images.run() == 2
     assert "changed while they were scored" in capsys.readouterr().err

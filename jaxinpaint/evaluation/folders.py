@@ -1,7 +1,7 @@
 """Scores what any program restored: folders in, tidy rows and a report out.
 
-Stands on the roof. Files are scored as they are: nothing is pasted, resized, cropped
-or rescaled, and a valid pixel that differs from the truth is a finding.
+Files are scored as they are: nothing is pasted, resized, cropped or rescaled, and a
+valid pixel that differs from the truth is a finding.
 """
 
 import itertools
@@ -15,13 +15,8 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from jaxinpaint.core.checks import MaskCoverageError
 from jaxinpaint.data.pairs import shown
-from jaxinpaint.evaluation import chunks
-from jaxinpaint.learned import Learned, expect_sides, learned, not_comparable
-from jaxinpaint.metrics.baselines import import_opencv
-from jaxinpaint.metrics.evaluate import summary
-from jaxinpaint.metrics.fid import Moments, fid_result, moments
-from jaxinpaint.report.scores import ALL
-from jaxinpaint.score_inputs import (
+from jaxinpaint.evaluation.checkpoint import chunks
+from jaxinpaint.evaluation.folder_inputs import (
     FILLS,
     POLARITIES,
     SHOWN,
@@ -32,7 +27,12 @@ from jaxinpaint.score_inputs import (
     load,
     marks,
 )
-from jaxinpaint.scoring import Filled, Place, Scored, score
+from jaxinpaint.evaluation.learned import Learned, expect_sides, learned, not_comparable
+from jaxinpaint.evaluation.scoring import Filled, Place, Scored, score
+from jaxinpaint.metrics.baselines import import_opencv
+from jaxinpaint.metrics.evaluate import summary
+from jaxinpaint.metrics.fid import Moments, fid_result, moments
+from jaxinpaint.report.scores import ALL
 
 NO_HOLE, OUTSIDE = "no hole", "outside the bins"
 BATCH_PIXELS = 2**21  # of a batch whose size nobody set: 8 images of 512 x 512

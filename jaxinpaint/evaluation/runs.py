@@ -1,7 +1,4 @@
-"""Opens what training left in a workdir: a checkpoint, and how it came to be.
-
-Stands on the roof.
-"""
+"""Opens what training left in a workdir: a checkpoint, and how it came to be."""
 
 import collections
 import hashlib

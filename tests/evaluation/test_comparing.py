@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxinpaint import comparing
+from jaxinpaint.evaluation import comparing
 
 HERE = {
     "dataset": "kidney",

@@ -1,0 +1,1 @@
+"""What each subcommand of `jaxinpaint` takes and does: on the roof."""
