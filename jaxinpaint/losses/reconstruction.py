@@ -14,7 +14,7 @@ def masked_l1(truth: jax.Array, prediction: jax.Array, weight: jax.Array) -> jax
     Args:
       truth: [B, H, W, C] float.
       prediction: like truth.
-      weight: [B, H, W, 1], 0 or 1; a batch's pixels are summed together, so that
+      weight: [B, H, W, 1], 0 to 1; a batch's pixels are summed together, so that
         every hole pixel of the batch weighs the same.
 
     Returns:
@@ -23,13 +23,37 @@ def masked_l1(truth: jax.Array, prediction: jax.Array, weight: jax.Array) -> jax
     Raises:
       ShapeMismatchError: shapes disagree.
 
-    Source: CCPGAN Eq. 4, as an L1 distance over the hole (R23, R24).
+    Source: CCPGAN Eq. 4, as an L1 distance over the hole (R23, R24); FlowInpaint
+      Eq. 15 (its R34).
     """
     b, h, w, c = expect_shape("masked_l1", "truth", truth, "B H W C")
     expect_shape("masked_l1", "prediction", prediction, f"{b} {h} {w} {c}")
     expect_shape("masked_l1", "weight", weight, f"{b} {h} {w} 1")
     total = jnp.sum(weight * jnp.abs(truth - prediction))
     return total / (c * jnp.maximum(jnp.sum(weight), 1.0))
+
+
+def region_l1(
+    truth: jax.Array, prediction: jax.Array, mask: jax.Array, hole_weight: float
+) -> jax.Array:
+    """`hole_weight` times the mean absolute difference in the hole, plus that outside.
+
+    Args:
+      truth: [B, H, W, C] float.
+      prediction: like truth.
+      mask: [B, H, W, 1], 1 = hole, a fraction where cells are larger than pixels.
+      hole_weight: factor on the hole's mean.
+
+    Returns:
+      Scalar; what either region lacks counts 0.
+
+    Raises:
+      ShapeMismatchError: shapes disagree.
+
+    Source: FlowInpaint, first two terms of Eq. 14 and of Eq. 18.
+    """
+    hole = masked_l1(truth, prediction, mask)
+    return hole_weight * hole + masked_l1(truth, prediction, 1.0 - mask)
 
 
 def spatial_discount(size: int, base: float) -> jax.Array:
