@@ -41,7 +41,10 @@ def main(argv: list[str]) -> None:
         join_processes()
         system = systems.build(config)
         rank, count = jax.process_index(), jax.process_count()
-        data = pipeline.build(config, system.batch_spec, rank, count)
+        derived = systems.derived(config)
+        data = pipeline.build(config, system.batch_spec, rank, count, derived)
+        if derived:
+            data.batch(0)  # computes them now, under a bar of its own
         outcome = train(
             system, data.train, data.validation, config, Path(WORKDIR.value)
         )

@@ -145,6 +145,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "split": "random",  # R37; "block" is leak-free
         "validation_fraction": 0.05,
         "test_fraction": 0.25,
+        "spacing": 1,  # previous and following are so many sections away
         "neighbor": "psnr",  # R35; "random" draws previous or following
         "flips": False,  # R34
         "validation_crops": 8,

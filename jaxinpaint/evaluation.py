@@ -90,7 +90,8 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     import_opencv("evaluate_run")
     system = systems.build(config)
     run = open_run(config, system, workdir, step)
-    data = pipeline.build(config, system.batch_spec, 0, 1)
+    derived = systems.derived(config)
+    data = pipeline.build(config, system.batch_spec, 0, 1, derived)
     folder = workdir / "eval"
     channels = data.summary["sections"][-1]
     names = list(system.batch_spec)

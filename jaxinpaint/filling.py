@@ -40,7 +40,7 @@ def write_restored(
       folder: for the images, a folder for each label in it.
     """
     hidden = [blanked(case) for case in cases]
-    batch = {name: np.stack([getattr(c, name) for c in hidden]) for name in names}
+    batch = {name: np.stack([c.array(name) for c in hidden]) for name in names}
     fill = [(0, batch_size - len(cases))] + [(0, 0)] * 3
     batch = {name: np.pad(array, fill, mode="edge") for name, array in batch.items()}
     for case, image in zip(cases, restore(batch), strict=False):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 Tree = Any
 Key = jax.Array
@@ -48,3 +49,19 @@ class System(NamedTuple):
     load_frozen: Callable[[], Variables]
     update: Callable[[TrainState, Variables, Batch, Key], tuple[TrainState, Scalars]]
     predict: Callable[[Variables, Variables, Batch, Key], Batch]
+
+
+class Derived(NamedTuple):
+    """Sections that the data compute once, from both neighbours of a target.
+
+    Attributes:
+      name: of the cache, for people.
+      function: (previous, following, alpha) -> the section between them. Sections are
+        whole, uint8 or uint16 [H, W, C] on the host; alpha = (z - z of previous) /
+        (z of following - z of previous). The result has their shape and dtype.
+      digest: names the function and its options: another digest, another cache.
+    """
+
+    name: str
+    function: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+    digest: str

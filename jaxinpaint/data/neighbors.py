@@ -1,4 +1,4 @@
-"""Which adjacent section guides the repair of a damaged one."""
+"""Which section beside a damaged one guides its repair."""
 
 import math
 import warnings
@@ -88,6 +88,7 @@ def choose_neighbor(
     *,
     mask: np.ndarray | None,
     allow_distant_neighbor: bool,
+    spacing: int = 1,
 ) -> Choice:
     """Chooses the neighbour with the larger PSNR to the target.
 
@@ -101,19 +102,21 @@ def choose_neighbor(
       mask: [H, W, 1], 1 = hole. Only pixels valid in both sections count, so the
         choice never reads what the hole hides. None for an undamaged target in
         training: the whole image counts.
-      allow_distant_neighbor: also take candidates that are not adjacent.
+      allow_distant_neighbor: also take candidates that are farther away than
+        `spacing`.
+      spacing: how many sections away the neighbours are, 1 for adjacent ones.
 
     Returns:
       The choice.
 
     Raises:
-      MissingNeighborError: no candidate is adjacent and eligible.
+      MissingNeighborError: no candidate is near enough and eligible.
       NeighborLeakError: an eligible candidate is the target, or equal to it in
         every pixel. A constant window (blank resin) holds nothing to leak.
       ValueError: shapes or dtypes disagree.
 
     Warns:
-      UserWarning: the chosen neighbour is not adjacent.
+      UserWarning: the chosen neighbour is farther away than `spacing`.
 
     Source: CCPGAN section III, R35.
     """
@@ -121,7 +124,7 @@ def choose_neighbor(
     why = "there is no other section"
     for other in sorted(candidates, key=lambda one: one.position):
         distance = abs(other.position - position)
-        if distance > 1 and not allow_distant_neighbor:
+        if distance > spacing and not allow_distant_neighbor:
             why = f"section {other.position} is {distance} sections away"
             continue
         counts = None if mask is None else mask == 0
@@ -143,7 +146,7 @@ def choose_neighbor(
             best = Choice(other.position, distance, score)
     if best is None:
         raise MissingNeighborError(f"section {position} has no neighbour: {why}.")
-    if best.distance > 1:
+    if best.distance > spacing:
         warnings.warn(
             f"section {position} is guided by section {best.position}, "
             f"{best.distance} sections away.",

@@ -1,6 +1,7 @@
 """From a config to batches: the one door of the data room."""
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ def build(
     batch_spec: Mapping[str, Any],
     process_index: int,
     process_count: int,
+    derived: Mapping[str, Any] = MappingProxyType({}),
 ) -> sections.SectionData:
     """Builds the data that `config.data.kind` names, with batches read ahead.
 
@@ -28,6 +30,8 @@ def build(
       batch_spec: shapes of the global batch, by name.
       process_index: which rows of the global batch are wanted.
       process_count: how many processes share it.
+      derived: what is computed once for each section, by its name in the batch; each
+        has `name`, `function` and `digest`, as `derived.open_cache` takes them.
 
     Returns:
       The data.
@@ -38,7 +42,7 @@ def build(
     kind, threads = config.data.kind, config.data.threads
     if kind not in KINDS:
         raise ValueError(f"config.data.kind is '{kind}'; it is one of {list(KINDS)}.")
-    data = KINDS[kind](config, batch_spec, process_index, process_count)
+    data = KINDS[kind](config, batch_spec, process_index, process_count, derived)
     return data._replace(
         train=lambda first: prefetch(data.batch, first, threads, 2 * threads)
     )

@@ -8,13 +8,16 @@ processes. Pixels stay integers here; they are scaled on the device.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxinpaint.data import mask_sets, neighbors, phantoms
+from jaxinpaint.data.derived import Cache, compute, open_cache
 from jaxinpaint.data.split import Sample, list_samples, split_sections
 from jaxinpaint.data.stack import Stack, open_stack
 from jaxinpaint.data.windows import View, Window, cut, read_damage
@@ -33,12 +36,13 @@ class Case(NamedTuple):
       label: of the mask.
       image: uint8 or uint16 [H, W, C], ground truth.
       neighbor: the guide, chosen over the pixels valid in both.
-      previous: the section before; None at the stack's end, or where its own damage
-        overlaps the hole.
-      following: the section after, likewise.
+      previous: the section `config.data.spacing` before; None at the stack's end, or
+        where its own damage overlaps the hole.
+      following: the section as far after, likewise.
       mask: uint8 [H, W, 1], 1 = hole.
       neighbor_name: the neighbour's name in the stack.
       neighbor_in_training: whether the neighbour is a training section.
+      derived: what is computed from both neighbours, by name, shaped like `image`.
     """
 
     name: str
@@ -50,6 +54,12 @@ class Case(NamedTuple):
     mask: np.ndarray
     neighbor_name: str
     neighbor_in_training: bool
+    derived: Mapping[str, np.ndarray] = MappingProxyType({})
+
+    def array(self, name: str) -> np.ndarray:
+        """What a batch calls by this name: an own array, or a derived one."""
+        derived = self.derived
+        return derived[name] if name in derived else getattr(self, name)
 
 
 class SectionData(NamedTuple):
@@ -85,24 +95,30 @@ def build(
     batch_spec: Mapping[str, Any],
     process_index: int = 0,
     process_count: int = 1,
+    derived: Mapping[str, Any] = MappingProxyType({}),
 ) -> SectionData:
     """Opens and splits the stack that a config names.
 
     Reads `config.seed`, `config.channels`, `config.mask`; of `config.data` source
     ("phantom" or a path), cache_dir, max_pixels, split, validation_fraction,
-    test_fraction, neighbor ("psnr", or "random": either side for each crop),
+    test_fraction, spacing (how many sections away the neighbours are),
+    neighbor ("psnr", or "random": either side for each crop),
     validation_crops, phantom, and damage (a folder of masks named like the sections,
     "" for none); of `config.eval` crop_size (0 = whole sections), crops_per_section,
     masks and seed.
 
     Damaged sections are targets nowhere and no training neighbours. Targets of a
-    system that asks for `previous` or `following` have both.
+    system that asks for `previous`, `following` or what is derived have both. Derived
+    sections are computed for the targets that are read: those of training by the
+    first batch, of validation here, of test by the first case.
 
     Args:
       config: as above; every key must be there.
       batch_spec: shapes of the global batch, by name.
       process_index: which rows of the global batch are wanted.
       process_count: how many processes share it.
+      derived: recipes of what is computed once for each section, by its name in the
+        batch, as `open_cache` takes them.
 
     Returns:
       The data.
@@ -116,7 +132,7 @@ def build(
     Source: CCPGAN sections III and IV, R34, R35, R37.
     """
     data = config.data
-    _check_form(config, batch_spec, process_count)
+    _check_form(config, batch_spec, process_count, derived)
     rows, size = batch_spec["image"].shape[:2]
     seed = int(config.seed)  # whatever becomes of the config later
     source = data.source
@@ -124,10 +140,21 @@ def build(
         source = phantoms.tissue(**data.phantom.to_dict())
     stack = open_stack(source, data.cache_dir, data.max_pixels)
     _check_sections(config, size, stack)
+    spacing = data.spacing
+    caches = {
+        name: open_cache(stack, recipe, spacing)
+        for name, recipe in derived.items()
+        if name in batch_spec
+    }
     view = View(
-        np.asarray(stack.sections), read_damage(data.damage, stack), config.channels
+        np.asarray(stack.sections),
+        read_damage(data.damage, stack),
+        config.channels,
+        spacing,
+        {name: np.asarray(cache.sections) for name, cache in caches.items()},
     )
-    both = bool({"previous", "following"} & set(batch_spec))
+    prepare = _preparer(caches, view)
+    both = bool({"previous", "following", *caches} & set(batch_spec))
     sound = [z for z in range(len(stack.names)) if z not in view.damage]
     split = split_sections(
         sound, data.split, data.validation_fraction, data.test_fraction, seed
@@ -135,7 +162,7 @@ def build(
 
     # Assumption: a training hole may lie anywhere, so a damaged section is no
     # training neighbour at all; R35 asks it only where its damage meets the hole.
-    training = list_samples(split.training, split.training, view.damage, both)
+    training = list_samples(split.training, split.training, view.damage, both, spacing)
     if not training:
         raise neighbors.MissingNeighborError(
             f"{data.source}: none of the {len(split.training)} training sections has "
@@ -145,8 +172,8 @@ def build(
 
     def held_out(part: tuple[int, ...], allowed: set[int]) -> tuple[Sample, ...]:
         inside = part if data.split == "block" else allowed
-        return list_samples(part, inside, view.damage, both) or list_samples(
-            part, allowed, view.damage, both
+        return list_samples(part, inside, view.damage, both, spacing) or list_samples(
+            part, allowed, view.damage, both, spacing
         )
 
     everything = set(range(len(stack.names)))
@@ -157,11 +184,12 @@ def build(
     choices = [view.choose(sample, whole, None) for sample in training]
     sides = _sides(training, choices, data.neighbor)
     targets = np.array([sample.target for sample in training])
-    names = [name for name in NAMES if name in batch_spec and name != "mask"]
+    names = [n for n in (*NAMES, *caches) if n in batch_spec and n != "mask"]
     draw_masks = mask_sets.training_masks(config.mask, size, seed)
     room = np.array(view.volume.shape[1:3]) - size + 1
 
     def batch(step: int) -> Batch:
+        prepare("training", targets.tolist())
         rng = np.random.default_rng([seed, step])
         row = rng.integers(len(targets), size=rows)
         corner = rng.integers(room, size=(rows, 2))
@@ -182,6 +210,7 @@ def build(
         corner = rng.integers(room, size=(count, 2))
         mask = draw_masks(rng, count)
         z = np.array([samples[r].target for r in row])
+        prepare("validation", z.tolist())
         windows = [(top, left, size, size) for top, left in corner.tolist()]
         guide = [
             view.choose(samples[r], window, hole).position
@@ -195,6 +224,7 @@ def build(
                 f"{data.source}: no section is held out for test; raise "
                 "config.data.test_fraction."
             )
+        prepare("test", [sample.target for sample in tested])
         crops = _test_crops(config, view, tested)
         _, _, height, width = crops[0].window
         holes = mask_sets.evaluation_masks(
@@ -219,7 +249,7 @@ def build(
             "damaged": sorted(view.damage),
             "training_targets": targets.tolist(),
             "training_neighbors": [choice.position for choice in choices],
-            "training_neighbor_distance": 1,
+            "training_neighbor_distance": spacing,
             "training_neighbor_psnr": float(np.mean(used)) if used else None,
             "validation_from": "validation" if checked else "training",
             "validation_targets": [sample.target for sample in checked],
@@ -227,17 +257,22 @@ def build(
             "test_targets_beside_training": [
                 s.target for s in tested if seen & set(s.candidates)
             ],
+            "derived": {name: derived[name].digest for name in caches},
         },
     )
 
 
 def _check_form(
-    config: ConfigDict, batch_spec: Mapping[str, Any], process_count: int
+    config: ConfigDict,
+    batch_spec: Mapping[str, Any],
+    process_count: int,
+    derived: Collection[str],
 ) -> None:
     """Checks what can be known before the stack is opened."""
-    if not {"image", "mask"} <= set(batch_spec) <= set(NAMES):
+    offered = [*NAMES, *derived]
+    if not {"image", "mask"} <= set(batch_spec) <= set(offered):
         raise ValueError(
-            f"the system asks for {sorted(batch_spec)}; sections offer {list(NAMES)}, "
+            f"the system asks for {sorted(batch_spec)}; sections offer {offered}, "
             "image and mask among them always."
         )
     rows, height, width, channels = batch_spec["image"].shape
@@ -256,6 +291,10 @@ def _check_form(
         raise ValueError(
             f"config.eval.crops_per_section is {config.eval.crops_per_section}; "
             "it must be 1 or more."
+        )
+    if config.data.spacing < 1:
+        raise ValueError(
+            f"config.data.spacing is {config.data.spacing}; it must be 1 or more."
         )
     if config.data.neighbor not in ("psnr", "random"):
         raise ValueError(
@@ -279,6 +318,23 @@ def _check_sections(config: ConfigDict, size: int, stack: Stack) -> None:
                 f"{what} needs crops of {side} x {side}, but the sections of "
                 f"{config.data.source} are {height} x {width}; nothing is resized."
             )
+
+
+def _preparer(
+    caches: Mapping[str, Cache], view: View
+) -> Callable[[str, list[int]], None]:
+    """Makes (part, positions) -> None, which computes what is derived, once a part."""
+    lock, ready = threading.Lock(), set[str]()
+
+    def prepare(part: str, positions: list[int]) -> None:
+        with lock:
+            if part in ready:
+                return
+            for cache in caches.values():
+                compute(cache, view.volume, positions)
+            ready.add(part)
+
+    return prepare
 
 
 def _sides(
@@ -335,9 +391,10 @@ def _case(
         label=label,
         image=view.pixels(z, window),
         neighbor=view.pixels(chosen, window),
-        previous=beside(z - 1),
-        following=beside(z + 1),
+        previous=beside(z - view.spacing),
+        following=beside(z + view.spacing),
         mask=hole,
         neighbor_name=stack.names[chosen],
         neighbor_in_training=chosen in training,
+        derived={name: view.pixels(z, window, name) for name in view.derived},
     )

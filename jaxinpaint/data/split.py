@@ -17,7 +17,7 @@ class Split(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A target's position and those of the adjacent sections that may guide it."""
+    """A target's position and those of the sections beside it that may guide it."""
 
     target: int
     candidates: tuple[int, ...]
@@ -75,6 +75,7 @@ def list_samples(
     allowed: Collection[int],
     damaged: Collection[int],
     both: bool,
+    spacing: int = 1,
 ) -> tuple[Sample, ...]:
     """Lists the targets that have guides.
 
@@ -84,13 +85,14 @@ def list_samples(
       damaged: positions of damaged sections. One of them may guide where its damage
         misses the hole, so a target needs an undamaged one beside it too.
       both: whether a target needs the previous and the following section, undamaged.
+      spacing: how many sections away both are.
 
     Returns:
       One sample for each target that has what it needs.
     """
     samples = []
     for z in targets:
-        near = tuple(n for n in (z - 1, z + 1) if n in allowed)
+        near = tuple(n for n in (z - spacing, z + spacing) if n in allowed)
         if sum(n not in damaged for n in near) >= (2 if both else 1):
             samples.append(Sample(z, near))
     return tuple(samples)

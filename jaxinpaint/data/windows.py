@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -21,16 +22,22 @@ class View(NamedTuple):
         that slices faster.
       damage: position -> uint8 [H, W, 1], 1 = damage; undamaged sections are absent.
       channels: of the windows; grey is repeated to fill them.
+      spacing: how many sections away previous and following are.
+      derived: name -> uint8 or uint16 [Z, H, W, C], computed sections, each in the
+        place of the target that it belongs to.
     """
 
     volume: np.ndarray
     damage: Mapping[int, np.ndarray]
     channels: int
+    spacing: int = 1
+    derived: Mapping[str, np.ndarray] = MappingProxyType({})
 
-    def pixels(self, z: int, window: Window) -> np.ndarray:
-        """Copies one window, [H, W, channels]."""
+    def pixels(self, z: int, window: Window, name: str = "image") -> np.ndarray:
+        """Copies one window of a section, or of what is derived: [H, W, channels]."""
         top, left, height, width = window
-        grey = self.volume[z, top : top + height, left : left + width]
+        volume = self.derived.get(name, self.volume)
+        grey = volume[z, top : top + height, left : left + width]
         return np.repeat(grey, self.channels // grey.shape[-1], axis=-1)
 
     def hurt(self, z: int, window: Window) -> np.ndarray | None:
@@ -52,6 +59,7 @@ class View(NamedTuple):
             ],
             mask=hole,
             allow_distant_neighbor=False,
+            spacing=self.spacing,
         )
 
 
@@ -104,7 +112,7 @@ def cut(
 
     Args:
       view: the stack.
-      names: image, neighbor, previous or following.
+      names: image, neighbor, previous, following, or of what is derived.
       z: [N] int, positions of the targets.
       guide: [N] int, positions of their neighbours.
       corner: [N, 2] int, top and left.
@@ -113,15 +121,21 @@ def cut(
     Returns:
       [N, size, size, channels] by name, in the stack's dtype.
     """
-    places = {"image": z, "neighbor": guide, "previous": z - 1, "following": z + 1}
+    places = {
+        "image": z,
+        "neighbor": guide,
+        "previous": z - view.spacing,
+        "following": z + view.spacing,
+    }
     volume, corners = view.volume, corner.tolist()
     fill = np.copyto if view.channels == volume.shape[-1] else _spread
     # One block: several fresh arrays cost more page faults than the copies take.
     block = np.empty((len(names), len(z), size, size, view.channels), volume.dtype)
     for name, windows in zip(names, block, strict=True):
-        positions = places[name].tolist()
+        positions = places.get(name, z).tolist()
+        source = view.derived.get(name, volume)
         for window, at, (top, left) in zip(windows, positions, corners, strict=True):
-            fill(window, volume[at, top : top + size, left : left + size])
+            fill(window, source[at, top : top + size, left : left + size])
     return dict(zip(names, block, strict=True))
 
 

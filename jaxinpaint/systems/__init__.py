@@ -1,6 +1,7 @@
 """Finds a system by its file name.
 
-Every `systems/<name>.py` offers `build(config)` and `validate_inputs(where, batch)`.
+Every `systems/<name>.py` offers `build(config)` and `validate_inputs(where, batch)`,
+and `derived(config)` if its data hold sections that are computed once.
 """
 
 import importlib
@@ -11,7 +12,7 @@ from types import ModuleType
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxinpaint.core.system import System
+from jaxinpaint.core.system import Derived, System
 
 
 def build(config: ConfigDict) -> System:
@@ -30,6 +31,16 @@ def validate_inputs(name: str, where: str, batch: Mapping[str, np.ndarray]) -> N
       InpaintInputError: a tensor is not what the system can restore from.
     """
     find(name).validate_inputs(where, batch)
+
+
+def derived(config: ConfigDict) -> Mapping[str, Derived]:
+    """What the data are to compute once for each section, by its name in the batch.
+
+    Raises:
+      ValueError: there is no `systems/<name>.py`.
+    """
+    module = find(config.system)
+    return module.derived(config) if hasattr(module, "derived") else {}
 
 
 def find(name: str) -> ModuleType:

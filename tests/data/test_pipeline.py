@@ -111,8 +111,8 @@ def test_build_finds_the_kind_and_reads_ahead(monkeypatch):
 
     monkeypatch.setitem(pipeline.KINDS, "sections", build)
     config = ConfigDict({"data": {"kind": "sections", "threads": 2}})
-    data = pipeline.build(config, {"image": 1}, 1, 2)
-    assert asked == [(config, {"image": 1}, 1, 2)]
+    data = pipeline.build(config, {"image": 1}, 1, 2, {"mean": 3})
+    assert asked == [(config, {"image": 1}, 1, 2, {"mean": 3})]
     assert data.summary == {"digest": "d"}
     batches = data.train(7)
     assert [int(next(batches)["step"]) for _ in range(3)] == [7, 8, 9]
@@ -137,6 +137,7 @@ def test_from_a_config_to_batches(tmp_path):
                 "split": "random",
                 "validation_fraction": 0.1,
                 "test_fraction": 0.2,
+                "spacing": 1,
                 "neighbor": "psnr",
                 "validation_crops": 4,
                 "phantom": {"sections": 10, "height": 64, "width": 72, "seed": 0},

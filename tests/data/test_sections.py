@@ -72,6 +72,7 @@ def config_of(tmp_path, **changes):
                 "split": "block",
                 "validation_fraction": 0.2,
                 "test_fraction": 0.25,
+                "spacing": 1,
                 "neighbor": "psnr",
                 "validation_crops": 5,
                 "phantom": {"sections": Z, "height": H, "width": W, "seed": 3},
@@ -90,9 +91,9 @@ def config_of(tmp_path, **changes):
     return config
 
 
-def phantom():
+def phantom(count=Z):
     rng = np.random.default_rng(3)
-    return rng.integers(0, 256, (Z, H, W, 1), np.uint8)
+    return rng.integers(0, 256, (count, H, W, 1), np.uint8)
 
 
 def write(folder, stack):
@@ -182,6 +183,57 @@ def test_samples_by_hand():
     assert list_samples((2, 4), range(6), {3}, True) == ()
     assert list_samples((2, 4), (2, 3, 4), {3}, False) == ()
     assert list_samples((0, 1, 5), range(6), (), True) == ((1, (0, 2)),)
+
+
+def test_samples_two_sections_away_by_hand():
+    # 0 has none before it, 3 is damaged, and a neighbour must be allowed.
+    assert list_samples((0, 2, 5), range(8), {3}, False, 2) == (
+        (0, (2,)),
+        (2, (0, 4)),
+        (5, (3, 7)),
+    )
+    assert list_samples((0, 2, 5), range(8), {3}, True, 2) == ((2, (0, 4)),)
+    assert list_samples((2, 3), (1, 2, 3, 4), (), False, 2) == ((2, (4,)), (3, (1,)))
+
+
+@pytest.mark.parametrize("how", ["block", "random"])
+@pytest.mark.parametrize("guide", ["psnr", "random"])
+@pytest.mark.parametrize("spacing", [2, 3])
+def test_neighbors_some_sections_away(tmp_path, how, guide, spacing):
+    changes = {"data.split": how, "data.neighbor": guide, "data.spacing": spacing}
+    changes |= {"data.phantom.sections": 24, "data.validation_fraction": 0.1}
+    config = config_of(tmp_path, **changes)
+    names = ("neighbor", "previous", "following")
+    data = sections.build(config, spec(*names))
+    volume = phantom(24)
+    parts = {name: set(zs) for name, zs in data.summary["split"].items()}
+    assert data.summary["training_neighbor_distance"] == spacing
+    for batch in [data.batch(step) for step in range(8)]:
+        for row in range(6):
+            at = {n: where(batch[n][row], volume) for n in ("image", *names)}
+            assert len({place[1:] for place in at.values()}) == 1
+            z = at["image"][0]
+            assert at["previous"][0] == z - spacing
+            assert at["following"][0] == z + spacing
+            assert abs(at["neighbor"][0] - z) == spacing
+            assert {place[0] for place in at.values()} <= parts["training"]
+    read = {where(w, volume)[0] for name in names for w in data.validation[name]}
+    assert not read & parts["test"]
+    for case in data.test_cases():
+        z = where(case.image, volume)[0]
+        assert z in parts["test"]
+        assert where(case.previous, volume)[0] == z - spacing
+        assert where(case.following, volume)[0] == z + spacing
+        assert abs(where(case.neighbor, volume)[0] - z) == spacing
+
+
+def test_a_guide_some_sections_away_has_the_larger_psnr(tmp_path):
+    stack = smooth(8, H, W, 1)
+    stack[5:] += 20  # 3 is far from 5, so it leans on 1; 5 leans on 7, not on 3
+    changes = {"data.source": write(tmp_path / "png", stack), "data.spacing": 2}
+    changes |= {"data.validation_fraction": 0.0, "data.test_fraction": 0.0}
+    data = sections.build(config_of(tmp_path, **changes), spec("neighbor"))
+    assert data.summary["training_neighbors"] == [2, 3, 0, 1, 2, 7, 4, 5]
 
 
 @pytest.mark.parametrize("how", ["block", "random"])
@@ -467,6 +519,7 @@ def test_sixteen_bits_stay_sixteen(tmp_path):
         ({"channels": 2}, {"channels": 2}, "both must be 1, or both 3"),
         ({"data.neighbor": "best"}, {}, "'best'"),
         ({"data.split": "half"}, {}, "'half'"),
+        ({"data.spacing": 0}, {}, "data.spacing is 0"),
         ({"data.max_pixels": 519}, {}, "20 x 26 is more than 519"),
         ({"eval.crops_per_section": 0}, {}, "crops_per_section is 0"),
         ({"data.test_fraction": 0.9}, {}, "for training; at least 2"),
