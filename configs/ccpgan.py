@@ -130,11 +130,13 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "final": 0.0,
     }
     config.mask = {
-        "sampler": "deepfill_box",  # or "paper_sizes", "irregular", "mixed"; R36
+        # R36; or "paper_sizes", "irregular", "mixed", "exact", "rectangle"
+        "sampler": "deepfill_box",
         "box": 256,
         "max_delta": 64,
         "ratio_range": (0.1, 0.5),
         "stroke_width": (10, 28),
+        "ratios": (0.1, 0.3, 0.5),  # "exact" and "rectangle" alone read them
     }
     config.data = {
         "kind": "sections",
@@ -142,6 +144,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "cache_dir": "",  # decoded sections; empty: the user's cache folder
         "max_pixels": 64_000_000,
         "damage": "",  # a folder of masks of really damaged sections; empty: none
+        "flag_lost": False,  # also pass over sections that look lost
         "split": "random",  # R37; "block" is leak-free
         "validation_fraction": 0.05,
         "test_fraction": 0.25,
@@ -167,12 +170,17 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "size_multiple": 8,  # images are padded to this, and the result cropped back
         "least_size": 64,
         "panels": 3,  # worst, median and best, so many of each
+        "lpips": "",  # weights: "imported", "random:SEED" for a dry run; "": left out
+        "lpips_vgg": "",
+        "fid": "",
         "masks": {
             "squares": (32, 48, 64, 96, 128, 256),  # Table 1
             "half": True,
             "centre": (384, 448),
             "irregular_ratios": (),
             "stroke_width": (10, 28),
+            "exact_ratios": (),  # FlowInpaint's strokes, such as (0.1, 0.3, 0.5)
+            "rectangle_ratios": (),  # and its centred rectangles
         },
     }
     config.lock()

@@ -23,16 +23,12 @@ PRESETS = {
         "model.widths": (16, 32, 64, 128),
         "optimizer.learning_rate": 1e-3,
         "optimizer.warmup_steps": 20,
-        "mask.stroke_width": (6, 16),
-        "mask.ratio_range": (0.1, 0.5),
         "data.flips": True,
         "train.log_every": 10,
         "train.panel_every": 200,
         "train.save_every": 200,
         "eval.crop_size": 128,
         "eval.crops_per_section": 4,
-        "eval.masks.irregular_ratios": (0.1, 0.3),
-        "eval.masks.stroke_width": (6, 16),
     },
     "smoke": {
         "batch_size": 2,
@@ -49,8 +45,7 @@ PRESETS = {
         "train.save_every": 2,
         "eval.crop_size": 64,
         "eval.crops_per_section": 1,
-        "eval.masks.irregular_ratios": (0.3,),
-        "eval.masks.stroke_width": (4, 8),
+        "eval.masks.exact_ratios": (0.3,),
         "eval.batch_size": 2,
     },
 }
@@ -78,11 +73,12 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "final": 0.02,
     }
     config.mask = {
-        "sampler": "irregular",
+        "sampler": "exact",  # or "irregular", "rectangle", ...
         "box": 32,  # of the square samplers
         "max_delta": 8,
         "ratio_range": (0.1, 0.5),
         "stroke_width": (12, 40),
+        "ratios": (0.1, 0.3, 0.5),
     }
     config.data = {
         "kind": "sections",
@@ -90,9 +86,11 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "cache_dir": "",  # decoded sections; empty: the user's cache folder
         "max_pixels": 64_000_000,
         "damage": "",  # a folder of masks of really damaged sections; empty: none
+        "flag_lost": True,  # pass over sections that look lost
         "split": "block",
         "validation_fraction": 0.05,
         "test_fraction": 0.25,
+        "spacing": 1,  # previous and following are so many sections away
         "neighbor": "random",  # for the report's copy_neighbor; the network sees both
         "flips": False,
         "validation_crops": 8,
@@ -114,12 +112,17 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "size_multiple": 16,  # images are padded to this, and the result cropped back
         "least_size": 32,
         "panels": 3,  # worst, median and best, so many of each
+        "lpips": "",  # weights: "imported", "random:SEED" for a dry run; "": left out
+        "lpips_vgg": "",
+        "fid": "",
         "masks": {
             "squares": (),
             "half": False,
             "centre": (),
-            "irregular_ratios": (0.1, 0.3, 0.5),
+            "irregular_ratios": (),
             "stroke_width": (12, 40),
+            "exact_ratios": (0.1, 0.3, 0.5),
+            "rectangle_ratios": (),
         },
     }
     config.lock()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jaxinpaint
-from jaxinpaint import weights
+from jaxinpaint import score_command, weights
 
 
 class Command(NamedTuple):
@@ -27,6 +27,11 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "score": Command(
+        "Scores what any program restored, in the hole and over the whole image.",
+        score_command.add_arguments,
+        score_command.run,
+    ),
     "weights": Command(
         "Pretrained feature networks: list, import, verify.",
         weights.add_arguments,

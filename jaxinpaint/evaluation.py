@@ -31,6 +31,7 @@ from jaxinpaint.filling import (
     write_restored,
 )
 from jaxinpaint.inference.restore import restorer
+from jaxinpaint.learned import expect_sides, few_images, learned, not_comparable
 from jaxinpaint.metrics.baselines import import_opencv
 from jaxinpaint.metrics.ssim import SMALLEST_SIDE
 from jaxinpaint.report import paper_tables, plots
@@ -88,6 +89,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     for module in ("jinja2", "matplotlib"):
         plots.extra(module)  # now, not after hours
     import_opencv("evaluate_run")
+    judges = learned(config.eval.lpips, config.eval.lpips_vgg, config.eval.fid)
     system = systems.build(config)
     run = open_run(config, system, workdir, step)
     derived = systems.derived(config)
@@ -106,15 +108,19 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     first = next(cases, None)  # its errors come before anything is removed
     if first is None:
         raise ValueError("config.eval.masks names no mask to score.")
+    expect_sides(judges.weights, "the test images", first.image.shape)
     remove_results(folder)
     console = Console(stderr=True, soft_wrap=True)
     cases = itertools.chain([first], cases)
-    bins = list(score_cases(cases, fill, config.eval.batch_size, console))
+    for line in not_comparable(judges.weights):
+        say(console, f"Note: {line}")
+    bins = list(score_cases(cases, fill, config.eval.batch_size, console, judges.more))
 
     manifest = mask_sets.manifest(
         written_masks(bins, folder / "images"), config.eval.seed
     )
     facts = facts_of(config, run, data, bins, manifest)
+    facts["metric_weights"] = judges.weights
     settings = {"config": to_json(config), "environment": environment()}
     rows = [
         row
@@ -141,7 +147,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
         panels=panels(config, bins, data.test_cases(), channels, folder / "images"),
         curves=run.records,
         manifest=manifest,
-        notes=notes(config, facts, manifest),
+        notes=notes(config, facts, manifest) + few_images(rows),
         **settings,
     )
     say(console, f"{facts['valid_pixels_changed']} valid pixels changed.")
@@ -314,8 +320,13 @@ def notes(
     ]
     if min(height, width) < SMALLEST_SIDE:
         lines.append(f"MS-SSIM needs sides of {SMALLEST_SIDE}: not computed.")
-    lines.append("LPIPS needs pretrained weights: not computed.")
-    return lines
+    if not config.eval.lpips:
+        lines.append(
+            "LPIPS needs pretrained weights: not computed. Run `jaxinpaint weights "
+            "import --download --as alexnet`, the same --as lpips_alex, then eval.py "
+            "with --config.eval.lpips=imported."
+        )
+    return not_comparable(facts["metric_weights"]) + lines
 
 
 def dataset_name(source: str) -> str:
@@ -352,19 +363,23 @@ def remove_results(folder: Path) -> None:
 def write_scores(path: Path, bins: Iterable[Bin]) -> None:
     """Writes the score of every image as CSV, for tests between methods.
 
-    A score of a whole set, such as FID, has none and no line.
+    A score of a whole set, such as FID, has none and no line. `weights` says where
+    those of a learned metric come from.
     """
     with open(path, "w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file)
-        lines.writerow(["method", "bin", "image", "region", "metric", "value"])
+        head = ["method", "bin", "image", "region", "metric", "value", "weights"]
+        lines.writerow(head)
         for one in bins:
             for method, scored in one.methods.items():
                 for (region, metric), result in scored.scores.items():
                     values = result.get("values")
                     if values is None:
                         continue
+                    weights = result.get("weights", "")
                     for name, value in zip(one.names, values, strict=True):
-                        lines.writerow([method, one.label, name, region, metric, value])
+                        place = [method, one.label, name, region, metric]
+                        lines.writerow([*place, value, weights])
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -25,6 +25,7 @@ SAME_SPLIT = (
     "data.validation_fraction",
     "data.test_fraction",
     "data.damage",
+    "data.flag_lost",
 )
 
 

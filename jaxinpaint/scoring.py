@@ -36,6 +36,7 @@ from jaxinpaint.metrics.uqi import uqi
 
 LEVELS = {"uint8": 255.0, "uint16": 65535.0}
 KEPT = ("value", "sd", "n", "infinite", "undefined")
+TOLD = ("weights", "note")  # of the results that have them
 
 Place = tuple[str, str]  # region, metric
 # (dtype, [H, W, C] of an image) -> metrics by place. Called once a set of images: one
@@ -212,7 +213,8 @@ def tidy(
     """One row a region and metric.
 
     What a result does not have, such as the deviation of an FID, and what is no
-    finite number is None, for JSON.
+    finite number is None, for JSON. Rows of learned metrics say where their `weights`
+    come from, and what a reader must know of an FID stands in `note`.
 
     Args:
       method: of the rows.
@@ -242,6 +244,7 @@ def tidy(
             test = paired_t_test(result["values"], rival["values"])
             row |= {"p": _number(test.p), "mark": mark(test.p)}
             row["left_out"] = test.left_out
+        row |= {name: result[name] for name in TOLD if result.get(name)}
         rows.append(row)
     return rows
 

@@ -1,6 +1,6 @@
 """Sets of hole masks: training samplers, evaluation sets and their manifest.
 
-All are uint8, 1 = HOLE, 0 = valid; the shapes are those of `masks`.
+All are uint8, 1 = HOLE, 0 = valid; the shapes are those of `masks` and `coverage`.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxinpaint.data.coverage import exact_mask, rectangle_mask
 from jaxinpaint.data.masks import (
     centre_mask,
     expect_binary,
@@ -28,6 +29,10 @@ PAPER_RANDOM = (32, 48, 64, 96, 128, 256)  # CCPGAN specification, table 5.2
 PAPER_CENTRE = (384, 448)
 POOL = 64  # canvases behind the irregular training masks
 POOL_STEPS = 32  # crop positions along one side of a canvas, less one
+EVALUATED = (  # what `evaluation_masks` reads; a set need not have the last two
+    *("squares", "centre", "half", "irregular_ratios", "stroke_width"),
+    *("exact_ratios", "rectangle_ratios"),
+)
 
 
 class PaperMask(NamedTuple):
@@ -41,7 +46,7 @@ class PaperMask(NamedTuple):
 def training_masks(
     mask_config: Mapping[str, Any], size: int, seed: int
 ) -> Callable[[np.random.Generator, int], np.ndarray]:
-    """Builds a fast sampler of square training masks.
+    """Builds a sampler of square training masks.
 
     Samplers (`mask_config["sampler"]`):
       deepfill_box: CCPGAN R36. A box of side `box` lies anywhere in the image; each
@@ -55,10 +60,14 @@ def training_masks(
         whose ratio is nearest to a uniform one.
       mixed: a third each of deepfill_box, irregular, and squares of a side uniform
         in size // 16 to 3 * size // 4.
+      exact: FlowInpaint R43. Strokes as of `coverage.exact_mask`, each drawn afresh,
+        with a ratio that is uniform over `ratios`.
+      rectangle: FlowInpaint 6.3. As `coverage.rectangle_mask`, with such a ratio.
 
     Args:
       mask_config: sampler, and what it reads: box, max_delta in pixels; ratio_range
-        as (lowest, highest) in (0, 1), stroke_width as (lowest, highest) in pixels.
+        as (lowest, highest) in (0, 1), stroke_width as (lowest, highest) in pixels,
+        ratios as a sequence.
       size: height and width of the masks.
       seed: of the stroke canvases.
 
@@ -86,6 +95,8 @@ def training_masks(
             _squares(range(max(1, size // 16), 3 * size // 4 + 1), size),
             makers["irregular"](),
         ),
+        "exact": lambda: _of_ratios(exact_mask, mask_config["ratios"], size),
+        "rectangle": lambda: _of_ratios(rectangle_mask, mask_config["ratios"], size),
     }
     if sampler not in makers:
         raise ValueError(
@@ -216,6 +227,22 @@ def _mixed(*fills: _Fill) -> _Fill:
     return fill
 
 
+def _of_ratios(
+    make: Callable[..., np.ndarray], ratios: Sequence[float], size: int
+) -> _Fill:
+    if not len(ratios):
+        raise ValueError("training_masks: ratios is empty; give one or more.")
+    for ratio in ratios:
+        make(np.random.default_rng(0), size, size, ratio=ratio)  # its errors, now
+
+    def fill(rng: np.random.Generator, masks: list[np.ndarray]) -> None:
+        picks = rng.integers(len(ratios), size=len(masks)).tolist()
+        for mask, pick in zip(masks, picks, strict=True):
+            mask[...] = make(rng, size, size, ratio=ratios[pick])[..., 0]
+
+    return fill
+
+
 def evaluation_masks(
     mask_set: Mapping[str, Any], height: int, width: int, count: int, seed: int
 ) -> Iterator[tuple[str, int, np.ndarray]]:
@@ -229,7 +256,9 @@ def evaluation_masks(
         centre: sides of centred squares, labels likewise; half: whether the left
         block (R38) is one, label "256x512" as columns x rows; irregular_ratios: hole
         ratios of strokes, labels such as "30%"; stroke_width: their (lowest,
-        highest) width. All lengths are pixels of this image.
+        highest) width. All lengths are pixels of this image. Where a set offers them,
+        exact_ratios: of the strokes of `coverage.exact_mask`, labels such as "30%";
+        rectangle_ratios: of `coverage.rectangle_mask`, labels "rectangle 30%".
       height: rows.
       width: columns.
       count: masks of each label.
@@ -239,8 +268,15 @@ def evaluation_masks(
       (label, index, mask), index 0 to count - 1, mask uint8 [height, width, 1].
 
     Raises:
-      ValueError: two entries have one label, or a mask does not fit the image.
+      ValueError: two entries have one label, a mask does not fit the image, or the
+        set holds a key that nothing reads.
     """
+    unread = set(mask_set) - set(EVALUATED)
+    if unread:
+        raise ValueError(
+            f"evaluation_masks: nothing reads {sorted(unread)}; the keys are "
+            f"{list(EVALUATED)}."
+        )
     square = partial(square_mask, height=height, width=width)
     strokes = partial(
         irregular_mask,
@@ -256,6 +292,15 @@ def evaluation_masks(
         kinds.append((f"{n}x{n}", _always(centre_mask(height, width, side=n))))
     for ratio in mask_set["irregular_ratios"]:
         kinds.append((f"{100 * ratio:g}%", partial(strokes, ratio=ratio)))
+    exact = partial(exact_mask, height=height, width=width)
+    rectangle = partial(rectangle_mask, height=height, width=width)
+    if "exact_ratios" in mask_set:
+        for ratio in mask_set["exact_ratios"]:
+            kinds.append((f"{100 * ratio:g}%", partial(exact, ratio=ratio)))
+    if "rectangle_ratios" in mask_set:
+        for ratio in mask_set["rectangle_ratios"]:
+            label = f"rectangle {100 * ratio:g}%"
+            kinds.append((label, partial(rectangle, ratio=ratio)))
     labels = [label for label, _ in kinds]
     if len(set(labels)) < len(labels):
         raise ValueError(

@@ -166,7 +166,7 @@ def damage_mask(
     Raises:
       ValueError: the ratio leaves no hole pixel or no valid pixel.
     """
-    target = _hole_pixels(ratio, height, width)
+    target = hole_pixels(ratio, height, width)
     middle = np.array([height, width]) * rng.uniform(0.35, 0.65, 2)
     size = np.sqrt(target / np.pi)
     rows, columns = np.ogrid[:height, :width]
@@ -240,7 +240,7 @@ def irregular_mask(
             f"irregular_mask: stroke_width is {stroke_width}; it must be "
             "(lowest, highest) with 1 <= lowest <= highest."
         )
-    room = _hole_pixels(ratio, height, width)
+    room = hole_pixels(ratio, height, width)
     mask = np.zeros((height, width), bool)
     last_pixel = np.array([height, width]) - 1
     piece = float(np.hypot(height, width)) / 8
@@ -264,7 +264,12 @@ def irregular_mask(
     return mask[..., None].astype(np.uint8)
 
 
-def _hole_pixels(ratio: float, height: int, width: int) -> int:
+def hole_pixels(ratio: float, height: int, width: int) -> int:
+    """The number of hole pixels that a ratio asks for.
+
+    Raises:
+      ValueError: it leaves no hole pixel or no valid pixel.
+    """
     target = round(ratio * height * width)
     if not 0 < target < height * width:
         raise ValueError(

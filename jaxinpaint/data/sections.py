@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from jaxinpaint.data import mask_sets, neighbors, phantoms
 from jaxinpaint.data.derived import Cache, compute, open_cache
+from jaxinpaint.data.lost import lost_sections
 from jaxinpaint.data.split import Sample, list_samples, split_sections
 from jaxinpaint.data.stack import Stack, open_stack
 from jaxinpaint.data.windows import View, Window, cut, read_damage
@@ -103,11 +104,12 @@ def build(
     ("phantom" or a path), cache_dir, max_pixels, split, validation_fraction,
     test_fraction, spacing (how many sections away the neighbours are),
     neighbor ("psnr", or "random": either side for each crop),
-    validation_crops, phantom, and damage (a folder of masks named like the sections,
-    "" for none); of `config.eval` crop_size (0 = whole sections), crops_per_section,
+    validation_crops, phantom, damage (a folder of masks named like the sections, ""
+    for none), and flag_lost (whether to look for lost sections, R41); of `config.eval` crop_size (0 = whole sections), crops_per_section,
     masks and seed.
 
-    Damaged sections are targets nowhere and no training neighbours. Targets of a
+    Damaged sections are targets nowhere and no training neighbours; lost sections are
+    damaged in every pixel, so that none is read anywhere. Targets of a
     system that asks for `previous`, `following` or what is derived have both. Derived
     sections are computed for the targets that are read: those of training by the
     first batch, of validation here, of test by the first case.
@@ -146,9 +148,12 @@ def build(
         for name, recipe in derived.items()
         if name in batch_spec
     }
+    volume, damage = np.asarray(stack.sections), read_damage(data.damage, stack)
+    lost = lost_sections(volume) if data.flag_lost else ()
+    everywhere = np.ones((*volume.shape[1:3], 1), np.uint8)
     view = View(
-        np.asarray(stack.sections),
-        read_damage(data.damage, stack),
+        volume,
+        damage | dict.fromkeys(lost, everywhere),
         config.channels,
         spacing,
         {name: np.asarray(cache.sections) for name, cache in caches.items()},
@@ -246,7 +251,8 @@ def build(
             "sections": list(view.volume.shape),
             "dtype": str(view.volume.dtype),
             "split": {k: list(v) for k, v in split._asdict().items()},
-            "damaged": sorted(view.damage),
+            "damaged": sorted(damage),
+            "lost": list(lost),
             "training_targets": targets.tolist(),
             "training_neighbors": [choice.position for choice in choices],
             "training_neighbor_distance": spacing,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxinpaint.data import images
+from jaxinpaint.data import cremi, images
 from jaxinpaint.data.builders import sections as builder
 from jaxinpaint.data.neighbors import MissingNeighborError
 
@@ -57,8 +57,8 @@ def open_stack(
     unfinished there is removed.
 
     Args:
-      source: a folder of numbered images, a TIFF of several pages, a folder that
-        TFDS prepared, or an array uint8 or uint16 [Z, H, W, C].
+      source: a folder of numbered images, a TIFF of several pages, an HDF5 file of
+        CREMI's layout, a folder that TFDS prepared, or an array uint8 or uint16 [Z, H, W, C].
       cache_dir: where decoded stacks are kept; "" for `default_cache_dir`.
       max_pixels: height * width above which a section is refused undecoded.
 
@@ -69,6 +69,7 @@ def open_stack(
       MissingNeighborError: fewer than two sections.
       ValueError: sections that differ in size, channels or bits, unreadable files,
         or a damaged cache; the message names the files.
+      ImportError: the source is HDF5 and h5py is not installed.
       OSError: the source is not there.
     """
     prepared = None
@@ -84,6 +85,9 @@ def open_stack(
         label, prepared = str(source), found
         digest = _digest_files(p for p in sorted(found.iterdir()) if p.is_file())
         read = lambda: builder.read_prepared(found, max_pixels)
+    elif cremi.is_volume(source):
+        label, digest = str(source), _digest_files([Path(source)])
+        read = lambda: cremi.read_sections(source, max_pixels)
     else:
         label, files = str(source), images.list_sections(source)
         digest = _digest_files(files)

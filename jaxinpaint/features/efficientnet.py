@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxinpaint.core.checks import UnalignedSizeError, expect_shape
 from jaxinpaint.features.convert import Layer
 from jaxinpaint.features.normalization import Normalization, normalize
+from jaxinpaint.features.taps import last_tap
 
 
 class Scale(NamedTuple):
@@ -269,7 +270,7 @@ class EfficientNet(nn.Module):
             a key `drop_connect` if its rate is above 0.
 
         Returns:
-          The wanted tensors by name, in the order of `taps`, of `dtype`:
+          The taps in their order (a jitted function returns them by name), in `dtype`:
           [B, H / stride, W / stride, channels], logits [B, 1000].
 
         Raises:
@@ -278,11 +279,7 @@ class EfficientNet(nn.Module):
         Source: the glomerulus specification, 2.6.
         """
         shape = expect_shape("EfficientNet", "image", image, "B H W C")
-        unknown = [tap for tap in self.taps if tap not in TAPS]
-        if unknown or not self.taps:
-            raise ValueError(
-                f"EfficientNet: taps are {list(self.taps)}; give some of {list(TAPS)}."
-            )
+        last_tap("EfficientNet", self.taps, TAPS)
         found: dict[str, jax.Array] = {}
         for name, x in self._levels(normalize(image, self.normalization), train):
             if 0 in x.shape[1:]:

@@ -75,14 +75,14 @@ _LPIPS = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/"
 _LPIPS_AT = "082bb24f84c091ea94de2867d34c4544f68e0963/"  # the same files, for good
 _WHOLE = ("logits",)
 
+ALEXNET_CHANNELS = (64, 192, 384, 256, 256)
+VGG16_CHANNELS = (64, 128, 256, 512, 512)
+LPIPS_LAYERS = tuple(Layer(f"lin{i}.model.1", f"lin{i}", "conv") for i in range(5))
+"""The learned layers of LPIPS 0.1, for either trunk; they have no bias."""
+
 
 def _vgg(blocks: tuple[int, ...]) -> Tree:
     return shapes_of(VGG(blocks, _WHOLE, IMAGENET, jnp.float32), 224)
-
-
-def _lpips_layers(names: Collection[str]) -> tuple[Layer, ...]:
-    """The learned layers of LPIPS 0.1: `lin0.model.1` to `lin4.model.1`, no bias."""
-    return tuple(Layer(f"lin{i}.model.1", f"lin{i}", "conv") for i in range(5))
 
 
 def _lpips_shapes(widths: tuple[int, ...]) -> Tree:
@@ -189,9 +189,9 @@ WEIGHTS: Mapping[str, Entry] = {
         size=6_009,
         sha256="df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
         licence="BSD-2-Clause (PerceptualSimilarity)",
-        layers=_lpips_layers,
+        layers=lambda names: LPIPS_LAYERS,
         ignored=(),
-        shapes=lambda: _lpips_shapes((64, 192, 384, 256, 256)),
+        shapes=lambda: _lpips_shapes(ALEXNET_CHANNELS),
     ),
     "lpips_vgg": Entry(
         what="linear layers of LPIPS 0.1 on VGG16",
@@ -204,8 +204,8 @@ WEIGHTS: Mapping[str, Entry] = {
         size=7_289,
         sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
         licence="BSD-2-Clause (PerceptualSimilarity)",
-        layers=_lpips_layers,
+        layers=lambda names: LPIPS_LAYERS,
         ignored=(),
-        shapes=lambda: _lpips_shapes((64, 128, 256, 512, 512)),
+        shapes=lambda: _lpips_shapes(VGG16_CHANNELS),
     ),
 }

@@ -94,7 +94,7 @@ def image_metric(score: Callable[..., jax.Array], *frozen: Any) -> Metric:
         return ImageScores(fetch(state), newest)
 
     def result(state: ImageScores) -> Mapping[str, Any]:
-        return _summary(np.concatenate([np.zeros(0), *fetch(state)]))
+        return summary(np.concatenate([np.zeros(0), *fetch(state)]))
 
     return Metric(lambda: ImageScores((), None), update, result)
 
@@ -133,7 +133,12 @@ def _whole(array: Any) -> NamedSharding | None:
     return None
 
 
-def _summary(values: np.ndarray) -> Mapping[str, Any]:
+def summary(values: np.ndarray) -> Mapping[str, Any]:
+    """Sums up the scores of single images; the result of an `image_metric`.
+
+    Args:
+      values: [images] float64, infinities and NaN included.
+    """
     finite = values[np.isfinite(values)]
     n = finite.size
     value = math.fsum(finite) / n if n else math.nan

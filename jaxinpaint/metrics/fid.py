@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.linalg import lapack
 
 from jaxinpaint.core.checks import (
     NonFiniteInputError,
@@ -100,8 +101,8 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 
         |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)),   C = scatter / (n - 1)
 
-    With factors C = L L^T, taken from the eigenvectors of each covariance, the trace
-    of the root is the sum of the singular values of L1^T L2. They are as exact as the
+    With factors C = L L^T, by Cholesky's method with pivots, the trace of the root is
+    the sum of the singular values of L1^T L2. They are as exact as the
     features, where roots of eigenvalues of C1 C2 would turn rounding of 1e-16 into
     1e-8, in each of the many directions that fewer images than features leave empty.
 
@@ -125,18 +126,20 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     )
     apart = first.mean - second.mean
     (left, first_trace), (right, second_trace) = map(_factor, (first, second))
-    # One of the two is empty where all images of a set have the same features.
-    product = left.T @ right
-    root = np.linalg.svd(product, compute_uv=False).sum() if product.size else 0.0
+    # Empty, with the sum 0, where all images of a set have the same features.
+    root = np.linalg.svd(left.T @ right, compute_uv=False).sum()
     return float(apart @ apart + first_trace + second_trace - 2.0 * root)
 
 
 def _factor(of: Moments) -> tuple[np.ndarray, float]:
     """L with L L^T = covariance, without the directions that are only rounding."""
     covariance = of.scatter / (of.n - 1)
-    values, vectors = np.linalg.eigh(covariance)
-    kept = values > values.size * np.finfo(np.float64).eps * values[-1]
-    return vectors[:, kept] * np.sqrt(values[kept]), float(np.trace(covariance))
+    # It stops at the rank, D * eps of the largest variance: n - 1 columns of D where
+    # eigenvectors would cost D^3, twenty times as long, of few images.
+    triangle, order, rank, _ = lapack.dpstrf(covariance.T, lower=1)
+    factor = np.empty((of.mean.size, rank))
+    factor[order - 1] = np.tril(triangle)[:, :rank]
+    return factor, float(np.trace(covariance))
 
 
 def inception_network(dtype: jnp.dtype) -> Inception:
@@ -201,6 +204,119 @@ def fid_metric(
 
     Source: Heusel et al. 2017; FlowInpaint specification 6.5.
     """
+    extracted = _extractor(extract, data_range)
+    placed = placer(frozen)
+
+    def fetch(state: FrechetState) -> tuple[Moments, Moments]:
+        sums = state.truth, state.prediction
+        if state.pending is None:
+            return sums
+        *newest, counts = (np.asarray(array) for array in state.pending)
+        return (
+            merge(sums[0], moments(_finite("truth", newest[0][counts]))),
+            merge(sums[1], moments(_finite("prediction", newest[1][counts]))),
+        )
+
+    def update(state: FrechetState, batch: Batch) -> FrechetState:
+        weights = placed(batch["truth"])
+        truth, prediction = (
+            on_every_device(extracted(batch[name], *weights))
+            for name in ("truth", "prediction")
+        )
+        return FrechetState(
+            *fetch(state), (truth, prediction, on_every_device(batch["counts"]))
+        )
+
+    def result(state: FrechetState) -> Mapping[str, Any]:
+        return fid_result(*fetch(state))
+
+    nothing = moments(np.zeros((0, 0)))
+    return Metric(lambda: FrechetState(nothing, nothing, None), update, result)
+
+
+class KeptFeatures(NamedTuple):
+    """State of `features_metric`, as that of `fid_metric`.
+
+    Attributes:
+      truth: [n, D] of every batch fetched so far.
+      prediction: likewise.
+      pending: features of truth and prediction, [B, D] each, and counts [B].
+    """
+
+    truth: tuple[np.ndarray, ...]
+    prediction: tuple[np.ndarray, ...]
+    pending: tuple[Any, Any, Any] | None
+
+
+def features_metric(
+    extract: Callable[..., jax.Array], *frozen: Any, data_range: float
+) -> Metric:
+    """Makes the metric that keeps the features of every image, on the host.
+
+    For sets that are known only later: `fid_result` of the `moments` of some rows is
+    what `fid_metric` says of those images.
+
+    Args:
+      extract: as `fid_metric` takes it.
+      frozen: likewise.
+      data_range: likewise.
+
+    Returns:
+      A metric of batches as `fid_metric`'s; its result is `truth` and `prediction`,
+      [N, D] each, in the order of the images.
+
+    Raises:
+      ValueError: as from `fid_metric`.
+    """
+    extracted = _extractor(extract, data_range)
+    placed = placer(frozen)
+
+    def fetch(state: KeptFeatures) -> KeptFeatures:
+        if state.pending is None:
+            return state
+        *newest, counts = (np.asarray(array) for array in state.pending)
+        return KeptFeatures(
+            (*state.truth, _finite("truth", newest[0][counts])),
+            (*state.prediction, _finite("prediction", newest[1][counts])),
+            None,
+        )
+
+    def update(state: KeptFeatures, batch: Batch) -> KeptFeatures:
+        weights = placed(batch["truth"])
+        truth, prediction = (
+            on_every_device(extracted(batch[name], *weights))
+            for name in ("truth", "prediction")
+        )
+        newest = (truth, prediction, on_every_device(batch["counts"]))
+        return fetch(state)._replace(pending=newest)
+
+    def result(state: KeptFeatures) -> Mapping[str, Any]:
+        truth, prediction, _ = fetch(state)
+        return {"truth": _rows(truth), "prediction": _rows(prediction)}
+
+    return Metric(lambda: KeptFeatures((), (), None), update, result)
+
+
+def _rows(parts: tuple[np.ndarray, ...]) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.zeros((0, 0))
+
+
+def fid_result(truth: Moments, prediction: Moments) -> dict[str, Any]:
+    """The result of `fid_metric` for two sets of equally many images."""
+    return {
+        "value": frechet_distance(truth, prediction),
+        "sd": math.nan,
+        "n": truth.n,
+        "infinite": 0,
+        "undefined": 0,
+        "note": _note(truth.n),
+    }
+
+
+def _extractor(
+    extract: Callable[..., jax.Array], data_range: float
+) -> Callable[..., jax.Array]:
+    """Jits an extractor behind the door of `fid_metric`: levels to 0..1, grey to RGB."""
 
     @jax.jit
     def extracted(images: jax.Array, *frozen: Any) -> jax.Array:
@@ -218,44 +334,10 @@ def fid_metric(
         expect_shape("fid_metric", "features", features, f"{batch} D")
         return features
 
-    placed = placer(frozen)
-
-    def fetch(state: FrechetState) -> tuple[Moments, Moments]:
-        sums = state.truth, state.prediction
-        if state.pending is None:
-            return sums
-        *newest, counts = (np.asarray(array) for array in state.pending)
-        return (
-            merge(sums[0], _finite_moments("truth", newest[0][counts])),
-            merge(sums[1], _finite_moments("prediction", newest[1][counts])),
-        )
-
-    def update(state: FrechetState, batch: Batch) -> FrechetState:
-        weights = placed(batch["truth"])
-        truth, prediction = (
-            on_every_device(extracted(batch[name], *weights))
-            for name in ("truth", "prediction")
-        )
-        return FrechetState(
-            *fetch(state), (truth, prediction, on_every_device(batch["counts"]))
-        )
-
-    def result(state: FrechetState) -> Mapping[str, Any]:
-        truth, prediction = fetch(state)
-        return {
-            "value": frechet_distance(truth, prediction),
-            "sd": math.nan,
-            "n": truth.n,
-            "infinite": 0,
-            "undefined": 0,
-            "note": _note(truth.n),
-        }
-
-    nothing = moments(np.zeros((0, 0)))
-    return Metric(lambda: FrechetState(nothing, nothing, None), update, result)
+    return extracted
 
 
-def _finite_moments(name: str, features: np.ndarray) -> Moments:
+def _finite(name: str, features: np.ndarray) -> np.ndarray:
     # In the features, since NaN among the moments would blame no image.
     if not np.isfinite(features).all():
         row = int(np.argwhere(~np.isfinite(features))[0][0])
@@ -263,7 +345,7 @@ def _finite_moments(name: str, features: np.ndarray) -> Moments:
             f"fid_metric: the features of {name} are not finite in counted row {row} "
             "of a batch; check the extractor's weights."
         )
-    return moments(features)
+    return features
 
 
 def _note(n: int) -> str | None:

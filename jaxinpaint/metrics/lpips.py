@@ -15,17 +15,12 @@ import numpy as np
 
 from jaxinpaint.core.checks import InpaintInputError, expect_shape
 from jaxinpaint.features.alexnet import AlexNet
-from jaxinpaint.features.convert import Layer
 from jaxinpaint.features.normalization import IMAGENET
 from jaxinpaint.features.vgg import VGG, VGG16
 from jaxinpaint.metrics.evaluate import Metric, image_metric
 from jaxinpaint.metrics.pixel import check_pair
 
 EPSILON = 1e-10
-ALEXNET_CHANNELS = (64, 192, 384, 256, 256)
-VGG16_CHANNELS = (64, 128, 256, 512, 512)
-LINEAR_LAYERS = tuple(Layer(f"lin{i}.model.1", f"lin{i}", "conv") for i in range(5))
-"""Names in the public files of version 0.1, for either trunk."""
 
 
 def alexnet_trunk(dtype: jnp.dtype) -> AlexNet:
@@ -45,7 +40,7 @@ class LinearWeights(nn.Module):
     Each is at least 0. Fresh ones are drawn evenly from 0..1.
 
     Attributes:
-      channels: of the trunk's taps, ALEXNET_CHANNELS or VGG16_CHANNELS.
+      channels: of the trunk's taps, as `features.registry` has them.
     """
 
     channels: tuple[int, ...]

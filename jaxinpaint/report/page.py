@@ -14,6 +14,8 @@ from jaxinpaint.report.panels import Panel
 Row = Mapping[str, Any]
 
 RUN_KEYS = ("system", "dataset", "data", "minutes", "device")
+# What run["data"] may be, in words; "given" are images of which nobody said it.
+DATA = {"phantom": "synthetic", "real": "real", "given": ""}
 
 
 def write_page(
@@ -41,10 +43,12 @@ def write_page(
         "bin", "region" ("hole" or "image"), "metric" (a key of scores.METRICS), "value",
         "sd", "n"; optional "infinite" and "undefined" count the scores that were so
         and are not in "value"; optional "p", of a paired test against the system, and
-        its "mark", shown beside the value. A value or sd may be NaN or None. Run says what was run: "system" (a
-        method of the rows), "dataset" (in words), "data" ("phantom" or "real"),
-        "minutes" (of training; None for outputs made elsewhere), "device"; optional "steps",
-        "weights", "mask_manifest", "version", and whatever else a reader needs.
+        its "mark", shown beside the value; optional "weights" of a learned metric,
+        shown where they are not the published ones. A value or sd may be NaN or None.
+        Run says what was run: "system" (a method of the rows), "dataset" (in words),
+        "data" ("phantom" or "real"), "minutes" (of training; None for outputs made
+        elsewhere), "device"; optional "steps", "weights", "mask_manifest", "version",
+        and whatever else a reader needs.
       paper_rows: printed scores, as `paper_tables.rows` returns them. Rows of
         `results` whose method starts with "paper" are taken as such too.
       panels: sections to show, in order.
@@ -111,10 +115,10 @@ def _check(rows: Sequence[Row], run: Mapping[str, Any]) -> None:
     missing = [key for key in RUN_KEYS if key not in run]
     if missing:
         raise ValueError(f"write_page: results['run'] has no {missing}.")
-    if run["data"] not in ("phantom", "real"):
+    if run["data"] not in DATA:
         raise ValueError(
             "write_page: run['data'] must be 'phantom' or 'real', so that no number "
-            f"is mistaken; got {run['data']!r}."
+            f"is mistaken, or 'given' if nobody knows; got {run['data']!r}."
         )
     scores.check(rows)
     methods = sorted({row["method"] for row in rows})
@@ -162,10 +166,10 @@ def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     trained = "not here" if run["minutes"] is None else _duration(run["minutes"])
     if "steps" in run:
         trained += f", {run['steps']} steps"
-    kind = "synthetic" if run["data"] == "phantom" else "real"
+    words = (str(run["dataset"]), DATA[run["data"]])
     facts = [
         ("System", str(run["system"])),
-        ("Data", f"{run['dataset']}, {kind}"),
+        ("Data", ", ".join(word for word in words if word)),
         ("Trained", trained),
         ("Device", str(run["device"])),
     ]

@@ -17,6 +17,7 @@ BASELINES = {
     "telea": "Telea's fast marching, from the section alone",
     "navier_stokes": "Navier-Stokes inpainting, from the section alone",
 }
+ALL = "all"  # the bin of every image, which is no place along an axis of holes
 REGIONS = {"hole": "in the hole", "image": "whole image"}
 
 
@@ -127,7 +128,19 @@ METRICS = {
         "pretrained weights and is absent without them.",
     ),
 }
+PUBLISHED = "imported"  # what a row's weights are where others' are the same
 OF_A_SET = frozenset({"fid"})  # one value a set of images: there is no deviation
+
+
+def label(metric: str, weights: str | None) -> str:
+    """A metric's name; of a learned one also what makes its numbers its own."""
+    name = METRICS[metric].label
+    return name if comparable(weights) else f"{name} ({weights}, not comparable)"
+
+
+def comparable(weights: str | None) -> bool:
+    """Whether a score needs no weights, or was computed with the published ones."""
+    return weights in (None, PUBLISHED)
 
 
 def below(rows: Iterable[Row], system: str) -> dict[str, list[Row]]:
@@ -162,8 +175,9 @@ def verdict(rows: Sequence[Row], system: str) -> dict[str, Any]:
     Returns:
       {"good": bool, "lines": [{"text", "places"}]}: a warning for each baseline that
       the system is below anywhere, with the places by score; or one line that it is
-      below none, or that none was run.
+      below none, or that none was run. Scores that are not `comparable` do not count.
     """
+    rows = [row for row in rows if comparable(row.get("weights"))]
     places = {_place(row) for row in rows if row["method"] == system}
     compared: dict[str, int] = {}
     for row in rows:
@@ -175,8 +189,9 @@ def verdict(rows: Sequence[Row], system: str) -> dict[str, Any]:
     worse = below(rows, system)
     if not worse:
         names = ", ".join(order(compared, system))
+        kind = "baseline" if set(compared) <= set(BASELINES) else "other method"
         line = (
-            f"{system} is below no baseline in the {sum(compared.values())} "
+            f"{system} is below no {kind} in the {sum(compared.values())} "
             f"comparisons of this report ({names})."
         )
         return {"good": True, "lines": [{"text": line, "places": []}]}
@@ -239,7 +254,7 @@ def key(row: Row) -> tuple[Any, ...]:
 
 def order(methods: Iterable[str], system: str) -> list[str]:
     """Puts methods in the order of a table: the system, the baselines, the others."""
-    known = [system, *BASELINES]
+    known = list(dict.fromkeys([system, *BASELINES]))
     rest = sorted(set(methods) - set(known))
     return [name for name in [*known, *rest] if name in set(methods)]
 
@@ -268,6 +283,7 @@ def blocks(
     for metric in [name for name in METRICS if name in _first_seen(rows, "metric")]:
         tables = []
         of_metric = [row for row in rows if row["metric"] == metric]
+        heading = label(metric, of_metric[0].get("weights"))
         for dataset in _first_seen(of_metric, "dataset"):
             for region in REGIONS:
                 own = [
@@ -292,13 +308,15 @@ def blocks(
                     for name in bins
                 ]
                 table["paper"] = _printed(beside, bins, _decimals(paper))
+                along = [name for name in bins if name != ALL]
                 table["plot"] = (
-                    plots.score_by_hole(own, methods=methods, bins=bins, ratios=ratios)
-                    if len(bins) > 1
+                    plots.score_by_hole(own, methods=methods, bins=along, ratios=ratios)
+                    if len(along) > 1
                     else ""
                 )
                 tables.append(table)
-        found.append({"name": metric, "metric": METRICS[metric], "tables": tables})
+        shown = METRICS[metric]._replace(label=heading)
+        found.append({"name": metric, "metric": shown, "tables": tables})
     return found
 
 

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from jaxinpaint.data import images, sections
 from jaxinpaint.data.derived import compute, open_cache
 from jaxinpaint.data.stack import open_stack
+from jaxinpaint.filling import write_restored
 
 LIMIT = 100_000
 
@@ -159,6 +160,7 @@ def config_of(tmp_path, volume, **changes):
                 "cache_dir": str(tmp_path / "cache"),
                 "max_pixels": LIMIT,
                 "damage": "",
+                "flag_lost": False,
                 "split": "block",
                 "validation_fraction": 0.25,
                 "test_fraction": 0.25,
@@ -248,6 +250,27 @@ def test_grey_fills_three_channels(tmp_path):
     assert batch["between"].shape == (6, 8, 8, 3)
     np.testing.assert_array_equal(batch["between"], batch["image"] + 1)
     np.testing.assert_array_equal(case.array("between"), case.image + 1)
+
+
+def test_a_restorer_gets_what_is_derived(tmp_path):
+    config = config_of(tmp_path, squares(14))
+    derived = {"between": recipe(counted([]))}
+    data = sections.build(config, spec("between"), derived=derived)
+    cases, given = list(data.test_cases())[:2], {}
+
+    def restore(batch):
+        given.update(batch)
+        return batch["between"]
+
+    write_restored(cases, ["image", "between", "mask"], restore, 3, 1, tmp_path / "out")
+    assert given["between"].shape == (3, 8, 8, 1)
+    for case, between, image in zip(
+        cases, given["between"], given["image"], strict=False
+    ):
+        np.testing.assert_array_equal(between, case.image + 1)
+        np.testing.assert_array_equal(image, np.where(case.mask, 0, case.image))
+        got = images.read_image(tmp_path / "out" / "3x3" / f"{case.name}.png")
+        np.testing.assert_array_equal(got, between)
 
 
 def test_what_nobody_derives_is_refused(tmp_path):

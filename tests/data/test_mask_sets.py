@@ -69,11 +69,12 @@ def draw(config, size, count, *, seed=0, source=1):
     return mask_sets.training_masks(config, size, seed)(rng(source), count)
 
 
-ALL = dict(BOXES) | STROKES
+ALL = dict(BOXES) | STROKES | {"ratios": (0.1, 0.3, 0.5)}
 
 
 @pytest.mark.parametrize(
-    "sampler", ["deepfill_box", "paper_sizes", "irregular", "mixed"]
+    "sampler",
+    ["deepfill_box", "paper_sizes", "irregular", "mixed", "exact", "rectangle"],
 )
 def test_training_masks_hold_the_contract(sampler):
     config = dict(ALL, sampler=sampler)
@@ -148,9 +149,32 @@ def test_mixed_takes_a_third_of_each():
     assert abs(squares - 300 * 20 / 23) < spread  # sides 2..24, of which 3 are boxes'
 
 
+@pytest.mark.parametrize("size", [64, 45])
+def test_exact_ratios_are_each_drawn_as_often(size):
+    config = {"sampler": "exact", "ratios": (0.1, 0.3, 0.5)}
+    holes = draw(config, size, 600).sum(axis=(1, 2, 3))
+    values, counts = np.unique(holes, return_counts=True)
+    assert values.tolist() == [round(r * size**2) for r in (0.1, 0.3, 0.5)]
+    assert abs(counts - 200).max() < 6 * np.sqrt(600 * 2 / 9)
+    one = draw(dict(config, ratios=(0.25,)), size, 20)
+    assert set(one.sum(axis=(1, 2, 3))) == {round(size**2 / 4)}
+    assert len(np.unique(np.packbits(one.reshape(20, -1), axis=1), axis=0)) == 20
+
+
+def test_rectangles_are_each_drawn_as_often():
+    config = {"sampler": "rectangle", "ratios": (0.3, 0.5)}
+    rows = draw(config, 64, 600)[..., 0].any(axis=2).sum(axis=1)
+    # 26 to 38 rows at 30 %, 42 to 48 at 50 %, all made even.
+    assert set(rows) == {26, 28, 30, 32, 34, 36, 38, 42, 44, 46, 48}
+    assert abs((rows > 40).sum() - 300) < 6 * np.sqrt(600 / 4)
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
+        ({"sampler": "exact", "ratios": ()}, "ratios is empty"),
+        ({"sampler": "exact", "ratios": (0.3, 1.0)}, "one valid pixel"),
+        ({"sampler": "rectangle", "ratios": (0.3, 0.2)}, "ratio is 0.2"),
         ({"sampler": "box"}, "deepfill_box"),
         ({"sampler": "deepfill_box", "box": 32}, "below size"),
         ({"sampler": "deepfill_box", "max_delta": 16}, "above max_delta"),
@@ -195,6 +219,32 @@ def test_adding_labels_or_images_changes_no_other_mask():
         np.testing.assert_array_equal(mask, many[key])
     assert (many["20x20", 0] != many["20x20", 1]).any()
     assert (many["30%", 0] != many["30%", 1]).any()
+
+
+def test_flow_masks_are_offered_beside_the_others():
+    more = dict(EVALUATION, irregular_ratios=())
+    more |= {"exact_ratios": (0.1, 0.3, 0.5), "rectangle_ratios": (0.3,)}
+    got = list(mask_sets.evaluation_masks(more, 40, 60, 2, 9))
+    labels = list(dict.fromkeys(label for label, _, _ in got))
+    assert labels == ["8x8", "20x20", "30x40", "30x30"] + [
+        *("10%", "30%", "50%", "rectangle 30%")
+    ]
+    holes = {label: int(mask.sum()) for label, _, mask in got}
+    assert [holes[label] for label in ("10%", "30%", "50%")] == [240, 720, 1200]
+    rows = {(label, i): mask for label, i, mask in got}
+    assert (rows["30%", 0] != rows["30%", 1]).any()
+    fewer = dict(more, exact_ratios=(0.3,), squares=())
+    for label, index, mask in mask_sets.evaluation_masks(fewer, 40, 60, 1, 9):
+        np.testing.assert_array_equal(mask, rows[label, index])
+    twice = dict(more, irregular_ratios=(0.3,))  # both are called 30%
+    with pytest.raises(ValueError, match="once"):
+        next(mask_sets.evaluation_masks(twice, 40, 60, 1, 9))
+
+
+def test_a_key_that_nothing_reads_is_refused():
+    wrong = dict(EVALUATION, exact_ratio=(0.3,))
+    with pytest.raises(ValueError, match=r"nothing reads \['exact_ratio'\]"):
+        next(mask_sets.evaluation_masks(wrong, 40, 60, 1, 0))
 
 
 def test_one_label_twice_is_refused():

@@ -142,6 +142,7 @@ def test_from_a_config_to_batches(tmp_path):
                 "validation_crops": 4,
                 "phantom": {"sections": 10, "height": 64, "width": 72, "seed": 0},
                 "damage": "",
+                "flag_lost": False,
             },
             "eval": {
                 "crop_size": 48,

@@ -77,6 +77,7 @@ def config_of(tmp_path, **changes):
                 "validation_crops": 5,
                 "phantom": {"sections": Z, "height": H, "width": W, "seed": 3},
                 "damage": "",
+                "flag_lost": False,
             },
             "eval": {
                 "crop_size": 10,
@@ -130,6 +131,17 @@ def same(one, two):
 def test_block_split_by_hand():
     got = split_sections(range(10), "block", 0.2, 0.3, 0)
     assert got == ((0, 1, 2, 3, 4), (5, 6), (7, 8, 9))
+
+
+def test_a_block_of_cremi_is_the_split_of_r42():
+    """Training centres 1 to 98 of sections 0 to 99, test centres 101 to 123."""
+    got = split_sections(range(125), "block", 0.0, 0.2, 0)
+    assert got.training == tuple(range(100)) and got.test == tuple(range(100, 125))
+    centres = [
+        [one.target for one in list_samples(part, part, (), True)]
+        for part in (got.training, got.test)
+    ]
+    assert centres == [list(range(1, 99)), list(range(101, 124))]
 
 
 @pytest.mark.parametrize("how", ["random", "block"])

@@ -18,7 +18,7 @@ from jaxinpaint.features import densenet, registry, store
 from jaxinpaint.features.convert import foreign
 from jaxinpaint.features.load import ForeignFileError
 from jaxinpaint.features.normalization import IMAGENET
-from jaxinpaint.metrics.lpips import ALEXNET_CHANNELS, LinearWeights
+from jaxinpaint.metrics.lpips import LinearWeights
 from tests.features import toy
 from tests.features.toy import IMAGE, Toy
 
@@ -451,7 +451,7 @@ def test_linear_layers_of_lpips(tmp_path, monkeypatch):
     }
     public = toy.write_safetensors(tmp_path / "alex", given)
     store.import_file(public, "lpips_alex", replace=False, unverified=True)
-    linear = LinearWeights(ALEXNET_CHANNELS)
+    linear = LinearWeights(registry.ALEXNET_CHANNELS)
     got = store.load("lpips_alex", "imported", linear, IMAGE).variables
     layers = linear.apply(got, jnp.zeros(IMAGE.shape))
     for layer, array in zip(layers, given.values(), strict=True):

@@ -10,12 +10,14 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxinpaint.features.alexnet import ALEXNET_LAYERS
 from jaxinpaint.features.convert import convert, foreign
 from jaxinpaint.features.normalization import IMAGENET, normalize
+from jaxinpaint.features.registry import (
+    ALEXNET_CHANNELS,
+    LPIPS_LAYERS,
+    VGG16_CHANNELS,
+)
 from jaxinpaint.features.vgg import VGG16, vgg_layers
 from jaxinpaint.metrics.evaluate import evaluate, pad_batch
 from jaxinpaint.metrics.lpips import (
-    ALEXNET_CHANNELS,
-    LINEAR_LAYERS,
-    VGG16_CHANNELS,
     LinearWeights,
     alexnet_trunk,
     distance,
@@ -200,7 +202,7 @@ def test_channels_are_those_of_the_trunk(name):
 def test_linear_weights():
     module = LinearWeights(ALEXNET_CHANNELS)
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    tensors = foreign(variables, LINEAR_LAYERS)
+    tensors = foreign(variables, LPIPS_LAYERS)
     assert {name: tensor.shape for name, tensor in tensors.items()} == {
         "lin0.model.1.weight": (1, 64, 1, 1),
         "lin1.model.1.weight": (1, 192, 1, 1),
@@ -242,7 +244,7 @@ def test_port_and_laws(name):
             layer.copy_(torch.rand(layer.shape, generator=draw))
     tensors = rival.features.state_dict(prefix="features.")
     variables = convert(numpy(tensors), public_layers(name))
-    linear = convert(numpy(port.state_dict()), LINEAR_LAYERS)
+    linear = convert(numpy(port.state_dict()), LPIPS_LAYERS)
     truth, prediction = signed(*pair(batch=1, sides=(64, 71)))
     with torch.no_grad():
         rows = [torch.tensor(np.asarray(x)) for x in (truth, prediction)]
@@ -270,7 +272,7 @@ def test_symmetric_positive_and_nearer_is_less():
 
 def test_first_linear_layer_belongs_to_the_first_tap():
     trunk, variables, linear = thin()
-    truth, prediction = signed(*pair())
+    truth, prediction = signed(*pair(sides=(9, 13)))
     f, g = (
         jax.tree.map(np.asarray, trunk.apply(variables, x)) for x in (truth, prediction)
     )

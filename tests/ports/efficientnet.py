@@ -110,18 +110,30 @@ class EfficientNetB3(nn.Module):
         return {**taps, "features": x, "logits": self._fc(x.mean((2, 3)))}
 
 
-def randomise(network, image, seed):
-    """Random weights; statistics of an image, jittered, so that no level dies out."""
+def randomize(network, image, seed):
+    """Random weights; statistics of an image, jittered layer by layer, in place.
+
+    Drawn freely, 26 blocks would die out or blow up.
+    """
     torch.manual_seed(seed)
+
+    def settle(module, inputs, output):
+        # The module has just learned this batch; later ones are to see it jittered.
+        spread = module.running_var
+        spread.clamp_(min=spread.mean().item())  # no channel is to be enlarged much
+        module.running_mean += 0.1 * spread.sqrt() * torch.randn_like(spread)
+        spread *= 0.8 + 0.4 * torch.rand_like(spread)
+        return module.eval().forward(*inputs)  # without its hooks
+
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.no_grad():
-        for m in norms:
-            m.weight.uniform_(0.5, 1.5)
-            m.bias.normal_(0.0, 0.3)
-            m.momentum = 1.0
+        for module in norms:
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(0.0, 0.3)
+            module.momentum = 1.0
+        hooks = [module.register_forward_hook(settle) for module in norms]
         network.train()(image)
-        for m in norms:
-            m.momentum = 0.01
-            m.running_mean += 0.1 * m.running_var.sqrt() * torch.randn_like(m.bias)
-            m.running_var *= 0.9 + 0.2 * torch.rand_like(m.bias)
+    for module, hook in zip(norms, hooks, strict=True):
+        hook.remove()
+        module.momentum = 0.01
     return network.eval()
