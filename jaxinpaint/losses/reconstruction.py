@@ -33,29 +33,6 @@ def masked_l1(truth: jax.Array, prediction: jax.Array, weight: jax.Array) -> jax
     return total / (c * jnp.maximum(jnp.sum(weight), 1.0))
 
 
-def region_l1(
-    truth: jax.Array, prediction: jax.Array, mask: jax.Array, hole_weight: float
-) -> jax.Array:
-    """`hole_weight` times the mean absolute difference in the hole, plus that outside.
-
-    Args:
-      truth: [B, H, W, C] float.
-      prediction: like truth.
-      mask: [B, H, W, 1], 1 = hole, a fraction where cells are larger than pixels.
-      hole_weight: factor on the hole's mean.
-
-    Returns:
-      Scalar; what either region lacks counts 0.
-
-    Raises:
-      ShapeMismatchError: shapes disagree.
-
-    Source: FlowInpaint, first two terms of Eq. 14 and of Eq. 18.
-    """
-    hole = masked_l1(truth, prediction, mask)
-    return hole_weight * hole + masked_l1(truth, prediction, 1.0 - mask)
-
-
 def spatial_discount(size: int, base: float) -> jax.Array:
     """Weights [size, size, 1] that fall with the distance to the box's border.
 
