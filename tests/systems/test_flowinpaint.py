@@ -10,6 +10,8 @@ import pytest
 
 from configs import flowinpaint_inpaint, flowinpaint_refine
 from jaxinpaint.core.checkpoint import Checkpoints
+from jaxinpaint.features.normalization import IMAGENET
+from jaxinpaint.features.vgg import VGG, VGG16
 from jaxinpaint.inference.restore import restorer
 from jaxinpaint.losses.adversarial import hinge_generator
 from jaxinpaint.losses.reconstruction import masked_l1
@@ -119,6 +121,21 @@ def test_the_loss_weighs_levels_and_regions_and_reads_flows_in_their_unit():
         *("loss/generator", "loss/hole", "loss/valid"),
         *("loss/ssim", "loss/perceptual"),
     }
+
+
+def test_the_perceptual_loss_reads_frozen_weights(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXINPAINT_HOME", str(tmp_path))
+    changes = {"image_size": 256, "refine.perceptual": "vgg16"}
+    system = flowinpaint.build(config_of("refine", **changes))
+    with pytest.raises(FileNotFoundError, match="weights import FILE --as vgg16"):
+        system.load_frozen()
+    vgg = VGG(VGG16, refine.TAPS, IMAGENET, jnp.dtype("float32"))
+    image = jax.ShapeDtypeStruct((1, 256, 256, 1), jnp.float32)
+    key = jax.random.key(0)
+    frozen = {"vgg": jax.eval_shape(vgg.init, key, image)}
+    state = jax.eval_shape(system.init, key)
+    _, logs = jax.eval_shape(system.update, state, frozen, system.batch_spec, key)
+    assert "loss/perceptual" in logs
 
 
 # Where the local discriminator looks.
@@ -386,9 +403,14 @@ def shapes_of(system, frozen=None):
 @pytest.mark.parametrize(
     "changes, guides, judges",
     [
-        ({"inpaint.guides": ("previous", "following")}, 2, 2),  # GuidedGAN
+        (  # GuidedGAN
+            {"inpaint.guides": ("previous", "following"), "eval.also": ()},
+            2,
+            2,
+        ),
         (
             {
+                "eval.also": ("intermediate",),
                 "inpaint.guides": ("previous", "intermediate", "following"),
                 "inpaint.fal_levels": (),
                 "inpaint.local_discriminator": False,
@@ -469,8 +491,14 @@ def test_a_missing_stage_one_names_the_command(tmp_path, begun):
         ("refine", {"refine.perceptual": "lpips"}, "perceptual is 'lpips'"),
         ("refine", {"refine.perceptual": "vgg16"}, "image_size is 64, .* needs 256"),
         ("refine", {"refine.level_weights": (1.0, 0.5)}, "give 6 weights"),
-        ("inpaint", {"inpaint.guides": ("next",)}, "guides is .*'next'"),
-        ("inpaint", {"inpaint.guides": ("previous",) * 2}, "each once"),
+        ("refine", {"eval.also": ("raw",)}, r"also is .'raw',.; .*'reference'\]"),
+        ("inpaint", {"inpaint.guides": ("previous",)}, "eval.also is"),
+        (
+            "inpaint",
+            {"inpaint.guides": ("next",), "eval.also": ()},
+            "guides is .*'next'",
+        ),
+        ("inpaint", {"inpaint.guides": ("reference",) * 2}, "each once"),
         ("inpaint", {"inpaint.adversarial_weight": -1.0}, "adversarial_weight is -1"),
     ],
 )
@@ -505,13 +533,11 @@ def test_the_released_preset_is_the_published_length():
 @pytest.mark.slow
 def test_stage_one_learns_a_shift():
     config = config_of("refine", batch_size=4)
-    config.refine.update(
-        channels=(8, 8, 16, 16, 16, 16), hidden=(16, 16, 8, 8, 8), max_displacement=4
-    )
+    config.refine.update(channels=(8,) * 6, hidden=(8,) * 5, max_displacement=2)
     config.optimizer.update(learning_rate=1e-3, schedule="constant")
     system = flowinpaint.build(config)
-    state = jax.jit(system.init)(jax.random.key(0))
-    update, predict = jax.jit(system.update), jax.jit(system.predict)
+    state = quick(system.init)(jax.random.key(0))
+    update, predict = jax.jit(system.update), quick(system.predict)
 
     def triplets(seed):
         rng = np.random.default_rng(seed)

@@ -65,6 +65,12 @@ def build(config: ConfigDict) -> System:
         raise UnalignedSizeError(
             f"config.image_size is {size}; the networks need a multiple of {STRIDE}."
         )
+    made = images_made(config)
+    if not set(config.eval.also) <= set(made):
+        raise ValueError(
+            f"config.eval.also is {tuple(config.eval.also)}; beside the result this "
+            f"stage makes {list(made)}."
+        )
     net = Refine(
         channels=tuple(options.channels),
         hidden=tuple(options.hidden),
@@ -100,6 +106,14 @@ def section_names(config: ConfigDict) -> tuple[str, ...]:
     if config.stage == "inpaint" and not inpaint.reads_intermediate(config):
         return SECTIONS
     return (*SECTIONS, "intermediate")
+
+
+def images_made(config: ConfigDict) -> tuple[str, ...]:
+    """What could fill the hole as well as `completed`, of the outputs of `predict`."""
+    found = [name for name in section_names(config) if name not in SECTIONS]
+    if config.stage == "refine" or "reference" in config.inpaint.guides:
+        found.append("reference")
+    return tuple(found)
 
 
 def derived(config: ConfigDict) -> Mapping[str, Derived]:
