@@ -6,7 +6,7 @@ import jax
 def crop(x: jax.Array, corner: jax.Array, box: int) -> jax.Array:
     """Cuts [B, box, box, C] out of [B, H, W, C], top-left at corner [B, 2].
 
-    A corner too far out is moved in until the box fits, as `lax.dynamic_slice` does.
+    Corners count from 0; one too far out is moved in until the box fits.
     """
 
     def one(image: jax.Array, at: jax.Array) -> jax.Array:

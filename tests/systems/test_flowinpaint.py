@@ -216,11 +216,12 @@ def updated(stage):
 def predicted(stage):
     """What `predict` makes of the same batch, and its gradient to stage 1."""
     _, system, state, frozen, _ = stage
+    batch = jax.tree.map(jnp.asarray, sections(0))
 
     @quick
     @functools.partial(jax.value_and_grad, has_aux=True)
     def run(frozen):
-        out = system.predict(state.variables, frozen, sections(0), jax.random.key(0))
+        out = system.predict(state.variables, frozen, batch, jax.random.key(0))
         return out["raw"].sum(), out
 
     (_, out), gradient = run(frozen)
