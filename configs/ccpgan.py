@@ -170,6 +170,10 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "size_multiple": 8,  # images are padded to this, and the result cropped back
         "least_size": 64,
         "panels": 3,  # worst, median and best, so many of each
+        "also": (),  # of what the system predicts, scored as methods of their own
+        # Runs to put beside this one, evaluated on the same cases before: pairs such
+        # as (("no GAN", "runs/no_gan"),), a name for the report and a workdir.
+        "compare": (),
         "lpips": "",  # weights: "imported", "random:SEED" for a dry run; "": left out
         "lpips_vgg": "",
         "fid": "",

@@ -20,25 +20,26 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 import jaxinpaint
 from jaxinpaint import systems
+from jaxinpaint.comparing import Rival, check_methods, read_rivals
 from jaxinpaint.data import mask_sets, pipeline
 from jaxinpaint.data.images import read_mask
 from jaxinpaint.data.sections import Case, SectionData
 from jaxinpaint.filling import (
-    blanked,
+    blanked_batch,
     image_path,
     mask_path,
     read_filled,
     write_restored,
 )
-from jaxinpaint.inference.restore import restorer
+from jaxinpaint.inference.restore import predictor
 from jaxinpaint.learned import expect_sides, few_images, learned, not_comparable
 from jaxinpaint.metrics.baselines import import_opencv
 from jaxinpaint.metrics.ssim import SMALLEST_SIDE
 from jaxinpaint.report import paper_tables, plots
 from jaxinpaint.report.page import write_page
-from jaxinpaint.report.panels import Panel, choose
 from jaxinpaint.runs import Run, device_name, open_run, training_minutes, weights_digest
 from jaxinpaint.scoring import Filled, More, Scored, score, tidy
+from jaxinpaint.showing import panels
 from jaxinpaint.training.workdir import environment, to_json
 
 RESULTS = ("report.html", "metrics.json", "masks.json", "scores.csv", "images")
@@ -71,6 +72,11 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     scored, beside their masks. Those of an earlier evaluation are removed. The rows
     of the other methods hold a paired t-test against the system (`tidy`).
 
+    What `config.eval.also` names among the system's outputs, such as "reference", is
+    put into the hole, written beside as `<case>_reference.png`, and scored as a method
+    of its own. `config.eval.compare` names runs that were evaluated on the same cases
+    before: their scores are read and join the results as methods of their own.
+
     Args:
       config: of the run; `eval` may differ from training's, and so may `data` where
         it names another stack.
@@ -90,20 +96,29 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
         plots.extra(module)  # now, not after hours
     import_opencv("evaluate_run")
     judges = learned(config.eval.lpips, config.eval.lpips_vgg, config.eval.fid)
+    also = tuple(config.eval.also)
+    check_methods(config.system, also, config.eval.compare)
     system = systems.build(config)
     run = open_run(config, system, workdir, step)
     derived = systems.derived(config)
     data = pipeline.build(config, system.batch_spec, 0, 1, derived)
     folder = workdir / "eval"
     channels = data.summary["sections"][-1]
-    names = list(system.batch_spec)
-    restore = restorer(config, system, run.variables, system.load_frozen())
+    names, size = list(system.batch_spec), config.eval.batch_size
+    restore = predictor(
+        config, system, run.variables, system.load_frozen(), also, ("flow",)
+    )
+    made: set[str] = set()
 
     def fill(cases: Sequence[Case]) -> Filled:
-        size = config.eval.batch_size
-        write_restored(cases, names, restore, size, channels, folder / "images")
-        return read_filled(config.system, cases, channels, folder / "images")
+        place = (channels, folder / "images", also)
+        made.update(write_restored(cases, names, restore, size, *place))
+        return read_filled(config.system, cases, *place)
 
+    def flow_of(case: Case) -> np.ndarray:
+        return restore(blanked_batch([case], names, size))["flow"][0]
+
+    rivals = read_rivals(config, data, dataset_name(config.data.source), judges.weights)
     cases = data.test_cases()
     first = next(cases, None)  # its errors come before anything is removed
     if first is None:
@@ -121,6 +136,8 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     )
     facts = facts_of(config, run, data, bins, manifest)
     facts["metric_weights"] = judges.weights
+    facts["compared"] = {rival.name: rival.facts for rival in rivals}
+    bins = [joined(one, rivals) for one in bins]
     settings = {"config": to_json(config), "environment": environment()}
     rows = [
         row
@@ -144,10 +161,18 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
         title=f"{config.system} on {facts['dataset']}",
         results={"rows": rows, "run": facts},
         paper_rows=printed,
-        panels=panels(config, bins, data.test_cases(), channels, folder / "images"),
+        panels=panels(
+            config,
+            bins,
+            data.test_cases(),
+            channels,
+            folder / "images",
+            guides=names,
+            flow_of=flow_of if "flow" in made else None,
+        ),
         curves=run.records,
         manifest=manifest,
-        notes=notes(config, facts, manifest) + few_images(rows),
+        notes=notes(config, facts, manifest, names) + few_images(rows),
         **settings,
     )
     say(console, f"{facts['valid_pixels_changed']} valid pixels changed.")
@@ -213,59 +238,14 @@ def score_bin(
     return Bin(label, [name for name, _ in facts], sum(g for _, g in facts), methods)
 
 
-def panels(
-    config: ConfigDict,
-    bins: Sequence[Bin],
-    cases: Iterable[Case],
-    channels: int,
-    folder: Path,
-) -> list[Panel]:
-    """The worst, median and best cases by PSNR in the hole, over all masks.
+def joined(one: Bin, rivals: Sequence[Rival]) -> Bin:
+    """The bin with the scores of other runs, which are of the same images.
 
-    Args:
-      config: `system`, and `eval.panels` of each are shown.
-      bins: scored.
-      cases: the same cases once more.
-      channels: of the stack.
-      folder: that `write_restored` wrote to.
+    Raises:
+      ValueError: a run scored other images.
     """
-    places = [(one.label, name) for one in bins for name in one.names]
-    values = [
-        float(value)
-        for one in bins
-        for value in one.methods[config.system].scores["hole", "psnr"]["values"]
-    ]
-    ranks = choose(values, config.eval.panels)
-    wanted = {places[i]: (rank, values[i]) for rank in ranks for i in ranks[rank]}
-    drawn = {}
-    for case in cases:
-        place = case.label, case.name
-        if place not in wanted:
-            continue
-        rank, value = wanted[place]
-        filled = read_filled(config.system, [case], channels, folder)
-        made = {method: images[0] for method, images in filled.made.items()}
-        images = {
-            "truth": filled.truth[0],
-            "masked": blanked(case).image[..., :channels],
-            "neighbor": case.neighbor[..., :channels],
-            "completed": made.pop(config.system),
-            **made,
-        }
-        drawn[place] = Panel(
-            name=case.name,
-            bin=case.label,
-            caption=f"{rank} PSNR in the hole",
-            score=value,
-            images={name: eight_bit(image) for name, image in images.items()},
-            mask=case.mask,
-        )
-    return [drawn[place] for place in wanted]
-
-
-def eight_bit(image: np.ndarray) -> np.ndarray:
-    """For the eye: the upper eight bits."""
-    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+    others = {rival.name: rival.scored(one.label, one.names) for rival in rivals}
+    return one._replace(methods={**one.methods, **others})
 
 
 def facts_of(
@@ -298,9 +278,16 @@ def facts_of(
 
 
 def notes(
-    config: ConfigDict, facts: Mapping[str, Any], manifest: Mapping[str, Any]
+    config: ConfigDict,
+    facts: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    guides: Sequence[str],
 ) -> list[str]:
-    """What a reader has to know before the numbers."""
+    """What a reader has to know before the numbers; `guides` as of `panels`."""
+    if "neighbor" in guides:
+        guide = "one neighbour, chosen over the valid pixels"
+    else:
+        guide = "both neighbours"
     height, width = (manifest["masks"][0][side] for side in ("height", "width"))
     if facts["trained_on_this_stack"]:
         split = (
@@ -312,9 +299,9 @@ def notes(
         split = "of another stack than the one that was trained on."
     lines = [
         f"{facts['cases']} test images of {height} x {width} pixels; {split}",
-        "The system sees one neighbour, chosen over the valid pixels; mean_neighbors "
-        "sees both sections beside it, or the one there is at an end of the stack. No "
-        "method sees what lies under the hole.",
+        f"The system sees {guide}; mean_neighbors sees both sections beside it, or "
+        "the one there is at an end of the stack. No method sees what lies under the "
+        "hole.",
         f"{facts['valid_pixels_changed']} valid pixels were changed, by all methods "
         "in all images.",
     ]

@@ -15,7 +15,7 @@ from jaxinpaint.data.sections import Case
 from jaxinpaint.metrics.baselines import BASELINES
 from jaxinpaint.scoring import Filled
 
-Restore = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+Restore = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 def write_restored(
@@ -25,7 +25,8 @@ def write_restored(
     batch_size: int,
     channels: int,
     folder: Path,
-) -> None:
+    also: Sequence[str] = (),
+) -> set[str]:
     """Restores cases and writes each result beside its mask (255 = hole).
 
     The truth under the hole never reaches the system.
@@ -33,27 +34,48 @@ def write_restored(
     Args:
       cases: at most `batch_size` of them.
       names: of the arrays of a case that `restore` takes.
-      restore: a batch to completed images.
+      restore: a batch to `completed` images, those of `also`, and whatever else.
       batch_size: rows of that batch; the last case is repeated to fill it.
       channels: of the stack. A grey section that was repeated for a colour model is
         written grey, the mean of the three channels.
       folder: for the images, a folder for each label in it.
+      also: further images of `restore`, written beside.
+
+    Returns:
+      The names of all that `restore` gave.
+    """
+    made = restore(blanked_batch(cases, names, batch_size))
+    for index, case in enumerate(cases):
+        place = image_path(folder, case.label, case.name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for name in ("completed", *also):
+            image = made[name][index]
+            if channels < image.shape[-1]:
+                image = np.rint(image.mean(axis=-1, keepdims=True)).astype(image.dtype)
+            write_image(place if name == "completed" else beside(place, name), image)
+        write_image(mask_path(place), case.mask * np.uint8(255))
+    return set(made)
+
+
+def blanked_batch(
+    cases: Sequence[Case], names: Iterable[str], batch_size: int
+) -> dict[str, np.ndarray]:
+    """Cases as a batch of so many rows, without the truth under the hole.
+
+    The last case is repeated to fill the batch.
     """
     hidden = [blanked(case) for case in cases]
     batch = {name: np.stack([c.array(name) for c in hidden]) for name in names}
     fill = [(0, batch_size - len(cases))] + [(0, 0)] * 3
-    batch = {name: np.pad(array, fill, mode="edge") for name, array in batch.items()}
-    for case, image in zip(cases, restore(batch), strict=False):
-        if channels < image.shape[-1]:
-            image = np.rint(image.mean(axis=-1, keepdims=True)).astype(image.dtype)
-        place = image_path(folder, case.label, case.name)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_image(place, image)
-        write_image(mask_path(place), case.mask * np.uint8(255))
+    return {name: np.pad(array, fill, mode="edge") for name, array in batch.items()}
 
 
 def read_filled(
-    system: str, cases: Sequence[Case], channels: int, folder: Path
+    system: str,
+    cases: Sequence[Case],
+    channels: int,
+    folder: Path,
+    also: Sequence[str] = (),
 ) -> Filled:
     """Reads what the system made and puts the classical fills beside it.
 
@@ -62,10 +84,13 @@ def read_filled(
       cases: some, of one size.
       channels: of the stack, in which all are compared.
       folder: that `write_restored` wrote to.
+      also: as it was given to `write_restored`; methods of their own here.
     """
     hidden = [thinned(blanked(case), channels) for case in cases]
-    restored = [read_image(image_path(folder, c.label, c.name)) for c in cases]
-    made = {system: np.stack(restored)}
+    places = [image_path(folder, case.label, case.name) for case in cases]
+    made = {system: np.stack([read_image(place) for place in places])}
+    for name in also:
+        made[name] = np.stack([read_image(beside(place, name)) for place in places])
     with ThreadPoolExecutor() as pool:  # OpenCV's fills take longest, and release it
         for method, fill in BASELINES.items():
             images = pool.map(
@@ -108,4 +133,9 @@ def image_path(folder: Path, label: str, name: str) -> Path:
 
 def mask_path(image: Path) -> Path:
     """Of the mask beside a restored image."""
-    return image.with_name(f"{image.stem}_mask.png")
+    return beside(image, "mask")
+
+
+def beside(image: Path, name: str) -> Path:
+    """Of what belongs to a restored image: "case.png", "case_reference.png"."""
+    return image.with_name(f"{image.stem}_{name}.png")

@@ -18,7 +18,10 @@ from jaxinpaint.core.checkpoint import restore_variables
 from jaxinpaint.core.system import System, Variables
 from jaxinpaint.training.workdir import check_same_model, differences, refuse
 
-SAME_MODEL = ("system", "channels", "image_size", "model.", "attention.")
+SAME_MODEL = (
+    *("system", "stage", "channels", "image_size", "model.", "attention."),
+    *("intermediate.", "refine.", "inpaint."),
+)
 SAME_SPLIT = (
     "seed",
     "data.split",

@@ -19,23 +19,24 @@ from rich.table import Table
 
 import jaxinpaint
 from jaxinpaint.data import mask_sets
-from jaxinpaint.evaluation import eight_bit, say, write_json
+from jaxinpaint.evaluation import say, write_json
 from jaxinpaint.learned import few_images
 from jaxinpaint.metrics.ssim import SMALLEST_SIDE
 from jaxinpaint.report import plots
 from jaxinpaint.report.page import write_page
 from jaxinpaint.report.panels import Panel, choose
-from jaxinpaint.report.scores import ALL, REGIONS, format_score, label
+from jaxinpaint.report.scores import ALL, METRICS, REGIONS, comparable, format_score
 from jaxinpaint.runs import device_name
 from jaxinpaint.score_folders import Outcome, label_of, labels_of, score_job
 from jaxinpaint.score_inputs import Item, Job, load, marks, read_hole
 from jaxinpaint.scoring import Scored, tidy
+from jaxinpaint.showing import eight_bit
 from jaxinpaint.training.workdir import environment
 
 RESULTS = ("report.html", "metrics.json", "masks.json", "scores.csv")
 PANELS = 2  # of the worst, the median and the best each
 COLUMNS = ("psnr", "ssim", "mae")  # of the printed table, before the learned metrics
-PLAIN_WIDTH = 200
+PLAIN_WIDTH = 300
 
 
 def run(job: Job, output: Path | None) -> Outcome:
@@ -340,8 +341,10 @@ def print_table(job: Job, outcome: Outcome, console: Console) -> None:
     places = [(region, metric) for metric in COLUMNS for region in REGIONS]
     places += [("image", metric) for metric in outcome.weights]
     for region, metric in places:
-        told = outcome.weights.get(metric, {})
-        heading = f"{label(metric, told.get('source'))} {region}"
+        heading = f"{METRICS[metric].label} {region}"
+        source = outcome.weights.get(metric, {}).get("source")
+        if not comparable(source):
+            heading += f" ({source})"
         table.add_column(heading, justify="right", no_wrap=True)
     for group in outcome.groups:
         for method, scored in group.methods.items():

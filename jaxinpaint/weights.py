@@ -116,9 +116,12 @@ def import_weights(parsed: argparse.Namespace) -> int:
         record = store.import_file(
             file, parsed.name, replace=parsed.replace, unverified=parsed.unverified
         )
-    finally:
+    except ValueError:  # another file; a full disk is no reason to fetch it again
         if parsed.download:
             file.unlink()
+        raise
+    if parsed.download:
+        file.unlink()
     note = "as published" if record.verified else "NOT the published file"
     print(f"{record.name}: imported {record.file} (SHA-256 {record.sha256}, {note})")
     return 0

@@ -27,7 +27,7 @@ from jaxinpaint.training import workdir as workdirs
 
 ROOT = pathlib.Path(__file__).parents[1]
 HEIGHT, WIDTH, COUNT = 70, 83, 8
-METHODS = ["ccpgan", "constant", "copy_neighbor", "mean_neighbors"] + [
+METHODS = ["ccpgan", "reference", "constant", "copy_neighbor", "mean_neighbors"] + [
     "telea",
     "navier_stokes",
 ]
@@ -53,7 +53,9 @@ def toy(config):
     def predict(variables, frozen, batch, key):
         gain = variables["generator"]["params"]["gain"][0]
         raw = batch["neighbor"] + gain + 0.05 * batch["image"]  # would read the hole
-        return {"completed": raw * batch["mask"] + batch["image"] * (1 - batch["mask"])}
+        completed = raw * batch["mask"] + batch["image"] * (1 - batch["mask"])
+        flow = jnp.zeros((*raw.shape[:3], 2)).at[:, :, :40, 0].set(-3.0)
+        return {"completed": completed, "reference": raw - 0.2, "flow": flow}
 
     spec = {"image": image, "neighbor": image, "mask": mask}
     return System(spec, init, lambda: {}, lambda *a: None, predict)
@@ -100,6 +102,7 @@ def make_config(tmp_path, source, channels):
     config.data.validation_crops = 1
     config.eval.crop_size = 0
     config.eval.panels = 1
+    config.eval.also = ("reference",)
     config.eval.masks.squares = (16,)
     config.eval.masks.irregular_ratios = (0.2,)
     return config
@@ -159,10 +162,10 @@ class Done:
     def truth(self, name):
         return self.stack[int(name.split("_")[1])]
 
-    def written(self, label, name):
+    def written(self, label, name, end=""):
         """Image and hole as anybody would read them."""
         place = self.folder / "images" / label.replace("%", "_percent")
-        pixels = np.array(Image.open(place / f"{name}.png"))
+        pixels = np.array(Image.open(place / f"{name}{end}.png"))
         hole = np.array(Image.open(place / f"{name}_mask.png"))
         assert set(np.unique(hole)) == {0, 255}
         return pixels.reshape(HEIGHT, WIDTH, -1), hole > 0
@@ -227,7 +230,8 @@ def test_rows_are_tidy(done):
     assert {row["dataset"] for row in rows} == {"kidney"}
     assert all(row["n"] + row["infinite"] + row["undefined"] == 3 for row in rows)
     paper = [r for r in done.results["rows"] if r["method"] == "paper"]
-    assert len(paper) == 90 and set(paper[0]) < keys  # 2 tables, 9 masks, 5 scores
+    assert len(paper) == 90  # 2 tables, 9 masks, 5 scores
+    assert set(paper[0]) < keys | {"table"}
 
 
 def test_the_run_says_what_was_run(done):
@@ -253,10 +257,11 @@ def test_json_knows_no_nan(done):
         json.loads((done.folder / name).read_text(), parse_constant=refuse)
 
 
-def test_scores_are_those_of_the_written_files(done):
-    want = {}
+@pytest.mark.parametrize(("method", "end"), [("ccpgan", ""), ("reference",) * 2])
+def test_scores_are_those_of_the_written_files(done, method, end):
+    want, end = {}, end and f"_{end}"
     for case in done.cases:
-        made, hole = done.written(case.label, case.name)
+        made, hole = done.written(case.label, case.name, end)
         truth = done.truth(case.name)
         scores = expected_scores(truth, made, hole, TOP[done.dtype])
         for place, value in scores:
@@ -264,7 +269,7 @@ def test_scores_are_those_of_the_written_files(done):
     rows = {
         (r["bin"], r["region"], r["metric"]): r
         for r in done.rows()
-        if r["method"] == "ccpgan"
+        if r["method"] == method
     }
     assert len(want) == 2 * 6
     for place, values in want.items():
@@ -273,7 +278,7 @@ def test_scores_are_those_of_the_written_files(done):
         assert row["value"] == pytest.approx(statistics.mean(values), rel=1e-4)
         assert row["sd"] == pytest.approx(statistics.stdev(values), rel=1e-2, abs=1e-5)
     with open(done.folder / "scores.csv", newline="") as file:
-        lines = [r for r in csv.DictReader(file) if r["method"] == "ccpgan"]
+        lines = [r for r in csv.DictReader(file) if r["method"] == method]
     for place, values in want.items():
         got = [r for r in lines if (r["bin"], r["region"], r["metric"]) == place]
         assert [r["image"] for r in got] == [
@@ -321,7 +326,8 @@ def test_valid_pixels_stay_bit_for_bit_in_the_files_depth(done):
         np.testing.assert_array_equal(made[~hole], truth[~hole])
         assert (made[hole] != truth[hole]).mean() > 0.5
     filled = filling.read_filled(
-        "ccpgan", done.cases[:3], done.stack.shape[-1], done.folder / "images"
+        *("ccpgan", done.cases[:3], done.stack.shape[-1]),
+        *(done.folder / "images", ("reference",)),
     )
     assert list(filled.made) == METHODS
     for made in filled.made.values():
@@ -351,6 +357,26 @@ def test_the_page_holds_the_numbers(done):
     assert "20 steps" in text and "Real data: kidney" in text
 
 
+def test_what_else_is_predicted_is_written_darker(done):
+    """The toy's reference is 0.2 of 2 below its result: a tenth of all levels."""
+    for case in done.cases:
+        made, hole = done.written(case.label, case.name)
+        other, _ = done.written(case.label, case.name, "_reference")
+        assert other.dtype == made.dtype
+        np.testing.assert_array_equal(other[~hole], made[~hole])
+        apart = made[hole].astype(float) - other[hole]
+        assert np.abs(apart - TOP[done.dtype] / 10).max() <= 1.0
+
+
+def test_the_page_shows_the_flow_and_what_else_is_predicted(done):
+    text = done.page.read_text(encoding="utf-8")
+    assert "that interpolation refined by the network" in text
+    assert 'alt="reference, around the hole"' in text
+    assert text.count('alt="flow, whole frame"') == 3  # worst, median, best
+    assert "<small>longest 3 pixels</small>" in text
+    assert "At the rim: 3 pixels or more; the longest shown has 3." in text
+
+
 def test_at_the_end_of_the_stack_the_one_section_is_the_mean(done):
     last = [case for case in done.cases if case.following is None]
     assert len(last) == 2  # one a mask
@@ -367,8 +393,10 @@ def test_no_method_sees_what_lies_under_the_hole(done, tmp_path):
     seen = []
 
     def restore(batch):
-        seen.append(batch["image"])
-        return np.where(batch["mask"] > 0, batch["image"] // 2 + 7, batch["image"])
+        image, mask = batch["image"], batch["mask"]
+        seen.append(image)
+        made = {"reference": np.where(mask > 0, image // 2 + 5, image)}
+        return made | {"completed": np.where(mask > 0, image // 2 + 7, image)}
 
     rng = np.random.default_rng(0)
     some, channels, made = done.cases[:2], done.stack.shape[-1], []
@@ -385,11 +413,11 @@ def test_no_method_sees_what_lies_under_the_hole(done, tmp_path):
                 )
                 for case in some
             ]
-        arguments = (["image", "mask", "neighbor"], restore, 4, channels)
-        filling.write_restored(cases, *arguments, tmp_path / name)
-        made.append(
-            filling.read_filled("ccpgan", cases, channels, tmp_path / name).made
-        )
+        place = (channels, tmp_path / name, ("reference",))
+        arguments = (["image", "mask", "neighbor"], restore, 4)
+        named = filling.write_restored(cases, *arguments, *place)
+        assert named == {"completed", "reference"}
+        made.append(filling.read_filled("ccpgan", cases, *place).made)
     for method in METHODS:
         np.testing.assert_array_equal(made[0][method], made[1][method], method)
     np.testing.assert_array_equal(*seen)
@@ -556,6 +584,11 @@ def changed(config, **values):
         ({"eval__masks__squares": (), "eval__masks__irregular_ratios": ()}, None,
          "names no mask"),
         ({"eval__crop_size": 71}, None, "71 x 71, but the sections"),
+        ({"eval__also": ("flow",)}, None, r"'flow'; .* \['completed', 'reference'\]"),
+        ({"eval__also": ("telea",)}, None, "eval.also names 'telea', which is the"),
+        ({"eval__compare": (("paper", "x"),)}, None, "eval.compare names 'paper'"),
+        ({"eval__compare": (("other", "x"),)}, None, "'other' has no x/eval/metrics"),
+        ({"eval__compare": ("other", "x")}, None, "holds pairs .*; got 'other'"),
     ],
 )  # fmt: skip
 def test_one_line_says_what_is_wrong(grey, quick, values, step, message):
@@ -612,6 +645,40 @@ def test_another_stack_may_be_scored_and_old_results_go(tmp_path, quick):
     page = (run / "eval" / "report.html").read_text()
     assert "another stack than the one that was trained on" in page
     assert not stale.exists() and (run / "eval" / "mine.txt").exists()
+
+
+def test_runs_stand_beside_each_other(tmp_path, quick):
+    """A run beside itself under another name: the same scores, and no difference."""
+    write_stack(tmp_path / "kidney", "uint8", 1)
+    config = make_config(tmp_path, tmp_path / "kidney", 1)
+    first, second = (make_run(tmp_path / name, config) for name in ("one", "two"))
+    evaluation.evaluate_run(config, first, None)
+    page = evaluation.evaluate_run(
+        changed(config, eval__compare=(("no GAN", str(first)),)), second, None
+    )
+    results = json.loads((second / "eval" / "metrics.json").read_text())
+    rows = [r for r in results["rows"] if not r["method"].startswith("paper")]
+    methods = [*METHODS, "no GAN"]
+    assert list(dict.fromkeys(row["method"] for row in rows)) == methods
+    mine, other = (
+        [r for r in rows if r["method"] == name] for name in ("ccpgan", "no GAN")
+    )
+    for own, row in zip(mine, other, strict=True):
+        assert {key: row[key] for key in own if key != "method"} == {
+            key: own[key] for key in own if key != "method"
+        }
+        assert (row["p"], row["mark"]) == (1.0, "")
+    with open(second / "eval" / "scores.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    count = {name: [r["method"] for r in lines].count(name) for name in methods}
+    assert len(set(count.values())) == 1
+    assert results["run"]["valid_pixels_changed"] == 0
+    assert results["run"]["compared"]["no GAN"]["steps"] == 20
+    text = page.read_text(encoding="utf-8")
+    assert "another run of ccpgan, 20 steps" in text
+    values = {"eval__compare": (("no GAN", str(first)),), "eval__seed": 9}
+    with pytest.raises(ValueError, match="'no GAN' was scored with another masks"):
+        evaluation.evaluate_run(changed(config, **values), second, None)
 
 
 def test_names_of_data_hold_no_folders():

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinpaint.core.manifest import listed
+
 
 class Layer(NamedTuple):
     """One layer under both of its names.
@@ -99,8 +101,8 @@ def convert(
       without leaves is absent.
 
     Raises:
-      ValueError: names missing or left over (lists both), a rank, size or dtype that
-        does not fit its kind, an unknown kind, two layers of one name.
+      ValueError: names missing or left over (lists the first of both), a rank, size or
+        dtype that does not fit its kind, an unknown kind, two layers of one name.
     """
     used: set[str] = set()
     missing = []
@@ -150,8 +152,8 @@ def foreign(
       Foreign name to array, in the order of the layers.
 
     Raises:
-      ValueError: leaves missing or left over (lists both), a rank that does not fit
-        its kind, an unknown kind, two layers of one name.
+      ValueError: leaves missing or left over (lists the first of both), a rank that
+        does not fit its kind, an unknown kind, two layers of one name.
     """
     leaves = dict(_leaves(variables, ()))
     tensors = {}
@@ -270,4 +272,7 @@ def _join(module: str, suffix: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none"
+    """The first names for a message: a file can hold thousands, and any letters."""
+    short = [name[:100] for name in names]
+    plain = [name if name.isprintable() else ascii(name) for name in short]
+    return listed(plain) or "none"

@@ -83,16 +83,16 @@ def stages(scale: Scale) -> tuple[tuple[Block, ...], ...]:
     )
 
 
-def public_layers(scale: Scale, prefix: str) -> tuple[Layer, ...]:
-    """The layers of a public file, the classifier among them.
+def encoder_layers(scale: Scale, prefix: str) -> tuple[Layer, ...]:
+    """The layers up to the tap "features", which all public files hold.
 
     Args:
       scale: of the network, such as `B3`.
-      prefix: in front of every name: "" in a file of EfficientNet-PyTorch, "encoder."
-        in one of a whole segmentation_models.pytorch network, which has no `_fc`.
+      prefix: in front of every name: "encoder." in a file of a whole network of
+        segmentation_models.pytorch, whose encoder has no classifier; "" in others.
 
     Returns:
-      What `convert` and `foreign` take.
+      What `convert` and `foreign` take; a decoder's names are left to `ignored`.
     """
 
     def layers() -> Iterator[tuple[str, str, str]]:
@@ -109,11 +109,15 @@ def public_layers(scale: Scale, prefix: str) -> tuple[Layer, ...]:
                 yield f"_blocks.{number}._{name}", f"blocks_{number}/{name}", kind
         yield "_conv_head", "conv_head", "conv"
         yield "_bn1", "bn1", "batch_norm"
-        yield "_fc", "fc", "linear"
 
     return tuple(
         Layer(prefix + foreign, ours, kind) for foreign, ours, kind in layers()
     )
+
+
+def public_layers(scale: Scale) -> tuple[Layer, ...]:
+    """The layers of a file of EfficientNet-PyTorch, the classifier among them."""
+    return (*encoder_layers(scale, ""), Layer("_fc", "fc", "linear"))
 
 
 def same_padding(

@@ -120,7 +120,7 @@ WEIGHTS: Mapping[str, Entry] = {
     ),
     "alexnet": Entry(
         what="AlexNet, ImageNet-1k",
-        uses=("lpips_alex",),
+        uses=("lpips",),
         file="alexnet-owt-7be5be79.pth",
         urls=(f"{_TORCHVISION}alexnet-owt-7be5be79.pth",),
         size=244_408_911,
@@ -172,7 +172,7 @@ WEIGHTS: Mapping[str, Entry] = {
         size=None,
         sha256="5fb5a3c3f1d45062d3d3dbe770f1a7daf78eed140f1c092cceef9ab79677d08e",
         licence="Apache-2.0 (EfficientNet-PyTorch)",
-        layers=lambda names: public_layers(B3, ""),
+        layers=lambda names: public_layers(B3),
         ignored=(),
         shapes=lambda: shapes_of(
             EfficientNet(B3, _WHOLE, IMAGENET, 0.0, None, jnp.float32), 300
@@ -180,7 +180,7 @@ WEIGHTS: Mapping[str, Entry] = {
     ),
     "lpips_alex": Entry(
         what="linear layers of LPIPS 0.1 on AlexNet",
-        uses=("lpips_alex",),
+        uses=("lpips",),
         file="alex.pth",
         urls=(
             f"{_LPIPS}master/lpips/weights/v0.1/alex.pth",

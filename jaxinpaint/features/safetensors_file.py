@@ -49,8 +49,8 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
       (of ml_dtypes), int8 to int64, uint8 to uint64, bool; every bit as in the file.
 
     Raises:
-      ForeignFileError: no such file, damaged, a name twice, offsets that overlap, leave
-        holes, leave the file or do not fit dtype and shape.
+      ForeignFileError: not of this format, damaged, a name twice, offsets that
+        overlap, leave holes, leave the file or do not fit dtype and shape.
       OSError: the file is not there or may not be read.
 
     Source: R10; the format's own description.

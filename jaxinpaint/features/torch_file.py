@@ -54,8 +54,8 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
       bfloat16 (of ml_dtypes), int8 to int64, uint8, bool; every bit as in the file.
 
     Raises:
-      ForeignFileError: no such file, damaged, or one that holds anything else than
-        tensors and plain values in dicts, lists and tuples; nothing in it is run.
+      ForeignFileError: not of this format, damaged, or one that holds anything else
+        than tensors and plain values in dicts, lists and tuples; nothing in it is run.
       OSError: the file is not there or may not be read.
 
     Source: R10.

@@ -1,58 +1,192 @@
 """Restores batches of integer or float images with a trained system."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxinpaint import systems
-from jaxinpaint.core.checks import pad_to_multiple
-from jaxinpaint.core.levels import HALF, scale_batch, to_levels
-from jaxinpaint.core.system import System, Variables
+from jaxinpaint.core.checks import (
+    DTypeError,
+    RangeError,
+    ShapeMismatchError,
+    pad_to_multiple,
+)
+from jaxinpaint.core.levels import HALF, from_levels, scale_batch, to_levels
+from jaxinpaint.core.system import Derived, System, Variables
+
+Arrays = dict[str, np.ndarray]
+# A row may be given as None: the same as left out.
+Given = Mapping[str, Any]
 
 
 def restorer(
     config: ConfigDict, system: System, variables: Variables, frozen: Variables
-) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
-    """Makes the function that restores host batches; it compiles once a shape.
+) -> Callable[[Given], np.ndarray]:
+    """Makes the function that restores host batches: `predictor`'s `completed` alone.
 
     Args:
-      config: of the run; `system`, `seed`, `eval.size_multiple` and
-        `eval.least_size` are read.
+      config: as `predictor` takes it.
       system: built from the config.
       variables: trained.
       frozen: what the stage reads besides.
 
     Returns:
+      A function of a batch that returns the completed images.
+    """
+    predict = predictor(config, system, variables, frozen, (), ())
+    return lambda batch: predict(batch)["completed"]
+
+
+def predictor(
+    config: ConfigDict,
+    system: System,
+    variables: Variables,
+    frozen: Variables,
+    also: Sequence[str],
+    fields: Sequence[str],
+) -> Callable[[Given], Arrays]:
+    """Makes the function that restores host batches and hands over what led there.
+
+    One forward pass a batch; it compiles once a shape.
+
+    Args:
+      config: of the run; `system`, `seed`, `eval.size_multiple`, `eval.least_size`
+        and what `systems.derived` reads.
+      system: built from the config.
+      variables: trained.
+      frozen: what the stage reads besides.
+      also: further images among what `system.predict` returns, such as "reference".
+      fields: what is no image, such as "flow" [B, H, W, 2]; those that the system
+        does not predict are passed over.
+
+    Returns:
       A function of a batch of arrays [B, H, W, C], uint8 or uint16 levels or float32
-      in [-1, 1], and masks [B, H, W, 1] of 0 and 1 (1 = hole), of any size. It
-      returns the completed images in the dtype of `image`; pixels outside the hole
-      are those of `image`, bit for bit. It raises InpaintInputError where
-      `validate_inputs` of the system does.
+      in [-1, 1], and masks [B, H, W, 1] of 0 and 1 (1 = hole), of any size. What the
+      system derives from `previous` and `following` may be missing: it is computed,
+      once for each whole image, with `alpha` of the batch ([B] or one number, 0.5
+      without it). Images in [-1, 1] are taken as 16-bit levels for that.
+
+      It returns `completed` and the images of `also` in the dtype of `image`; pixels
+      outside the hole are those of `image`, bit for bit. Fields are float32, cropped
+      like the images and not composited; there are none where no mask has a hole,
+      since no network runs. It raises InpaintInputError where `validate_inputs` of
+      the system does, or where nothing can be derived.
+
+    Raises:
+      ValueError: `also` names what is no image that the system predicts.
     """
     key = jax.random.key(config.seed)
     multiple, least = config.eval.size_multiple, config.eval.least_size
+    derived = systems.derived(config)
+
+    _expect_images(system, variables, frozen, also)
 
     @jax.jit
-    def predict(variables: Variables, frozen: Variables, batch: dict) -> jax.Array:
-        batch = scale_batch(batch)
-        return system.predict(variables, frozen, batch, key)["completed"]
+    def forward(variables: Variables, frozen: Variables, batch: dict) -> dict:
+        made = system.predict(variables, frozen, scale_batch(batch), key)
+        asked = ("completed", *also, *fields)
+        return {name: made[name] for name in asked if name in made}
 
-    def restore(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    def predict(batch: Given) -> Arrays:
         systems.validate_inputs(config.system, "restore", batch)
         image, mask = batch["image"], batch["mask"]
+        images = ("completed", *also)
         if not mask.any():
-            return image.copy()
+            return {name: image.copy() for name in images}
         _, height, width, _ = image.shape
         padded = {
             name: pad_to_multiple(array, multiple, least)
-            for name, array in batch.items()
-            if array is not None
+            for name, array in _with_derived(derived, batch).items()
         }
-        out = np.asarray(predict(variables, frozen, padded))[:, :height, :width]
-        if str(image.dtype) in HALF:
-            out = to_levels(out, str(image.dtype))
-        return np.where(mask > 0, out, image)
+        found = {}
+        for name, out in forward(variables, frozen, padded).items():
+            array = np.asarray(out)[:, :height, :width]
+            if name not in images:
+                found[name] = array.astype(np.float32)
+                continue
+            if str(image.dtype) in HALF:
+                array = to_levels(array, str(image.dtype))
+            found[name] = np.where(mask > 0, array, image)
+        return found
 
-    return restore
+    return predict
+
+
+def _expect_images(
+    system: System, variables: Variables, frozen: Variables, also: Sequence[str]
+) -> None:
+    """Checks without running it that a system predicts further images."""
+    if not also:
+        return
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    made = jax.eval_shape(system.predict, variables, frozen, system.batch_spec, key)
+    shape = system.batch_spec["image"].shape
+    images = {name for name, image in made.items() if image.shape == shape}
+    for name in also:
+        if name not in images:
+            raise ValueError(
+                f"config.eval.also names {name!r}; the images that the system "
+                f"predicts are {sorted(images)}."
+            )
+
+
+def _with_derived(derived: Mapping[str, Derived], batch: Given) -> Arrays:
+    """The arrays of a batch, and what the system derives where the batch lacks it."""
+    arrays = {name: array for name, array in batch.items() if array is not None}
+    alpha = np.asarray(arrays.pop("alpha", 0.5), np.float64)
+    lacking = [name for name in derived if name not in arrays]
+    if not lacking:
+        return arrays
+    for name in ("previous", "following"):
+        if name not in arrays:
+            raise ShapeMismatchError(
+                f"restore: {name} is missing; {lacking} are computed from both "
+                "adjacent sections, or may be given."
+            )
+    previous, following = arrays["previous"], arrays["following"]
+    if previous.dtype != following.dtype:
+        raise DTypeError(
+            f"restore: previous is {previous.dtype} and following {following.dtype}; "
+            f"{lacking} are computed from two sections of one dtype."
+        )
+    if alpha.shape not in ((), (len(previous),)):
+        raise ShapeMismatchError(
+            f"restore: alpha must be one number or [{len(previous)}], got "
+            f"{list(alpha.shape)}."
+        )
+    if not ((alpha >= 0) & (alpha <= 1)).all():
+        raise RangeError(
+            "restore: alpha must lie in [0, 1], 0 at previous and 1 at following, got "
+            f"{alpha.tolist()}."
+        )
+    places = np.broadcast_to(alpha, len(previous)).tolist()
+    for name in lacking:
+        rows: list[np.ndarray] = []
+        for i, place in enumerate(places):
+            # A batch is filled up with its last row: that is no further image.
+            again = i > 0 and places[i - 1] == place
+            again = again and np.array_equal(previous[i - 1], previous[i])
+            if again and np.array_equal(following[i - 1], following[i]):
+                rows.append(rows[-1])
+            else:
+                pair = previous[i], following[i]
+                rows.append(_between(derived[name].function, *pair, place))
+        arrays[name] = np.stack(rows)
+    return arrays
+
+
+def _between(
+    function: Callable[[np.ndarray, np.ndarray, float], np.ndarray],
+    previous: np.ndarray,
+    following: np.ndarray,
+    alpha: float,
+) -> np.ndarray:
+    """Calls a function of integer sections [H, W, C], for floats on 16-bit levels."""
+    if str(previous.dtype) in HALF:
+        return np.asarray(function(previous, following, alpha))
+    levels = to_levels(previous, "uint16"), to_levels(following, "uint16")
+    return np.asarray(from_levels(jnp.asarray(function(*levels, alpha))))

@@ -26,12 +26,13 @@ class Confusion(NamedTuple):
 
 
 @jax.jit
-def confusion(truth: jax.Array, prediction: jax.Array) -> jax.Array:
-    """Counts pixels of each image and class.
+def confusion(truth: jax.Array, prediction: jax.Array, region: jax.Array) -> jax.Array:
+    """Counts the valid pixels of each image and class.
 
     Args:
       truth: [B, H, W, classes], above 0.5 = of the class; classes may overlap.
       prediction: probabilities or labels, shaped like `truth`; positive above 0.5.
+      region: [B, H, W, 1] of 0 and 1, 1 = valid, the pixel counts.
 
     Returns:
       [B, classes, 3] int32: true positives, false positives, false negatives.
@@ -43,8 +44,9 @@ def confusion(truth: jax.Array, prediction: jax.Array) -> jax.Array:
     """
     shape = expect_shape("confusion", "truth", truth, "B H W C")
     expect_shape("confusion", "prediction", prediction, " ".join(str(n) for n in shape))
-    there, found = truth > 0.5, prediction > 0.5
-    kinds = (there & found, ~there & found, there & ~found)
+    expect_shape("confusion", "region", region, f"{shape[0]} {shape[1]} {shape[2]} 1")
+    there, found, counts = truth > 0.5, prediction > 0.5, region > 0.5
+    kinds = (there & found & counts, ~there & found & counts, there & ~found & counts)
     return jnp.stack(
         [jnp.sum(kind, axis=(1, 2), dtype=jnp.int32) for kind in kinds], axis=-1
     )
@@ -62,10 +64,10 @@ def segmentation_metric(classes: Sequence[str]) -> Metric:
 
     Returns:
       A metric of batches with `truth` and `prediction` [B, H, W, classes], positive
-      above 0.5, and `counts` [B] bool, False for rows that only fill up. Its result
-      has for each class, under its name,
+      above 0.5, `region` [B, H, W, 1], 1 = a valid pixel, which counts, and `counts`
+      [B] bool, False for rows that only fill up. Its result has for each class, under its name,
 
-          precision    TP / (TP + FP), over all pixels of all images
+          precision    TP / (TP + FP), over all valid pixels of all images
           recall       TP / (TP + FN)
           f1           2 P R / (P + R); dice_pooled, but for TP = 0
           dice_pooled  2 TP / (2 TP + FP + FN)
@@ -100,7 +102,7 @@ def segmentation_metric(classes: Sequence[str]) -> Metric:
         expect_shape(
             "segmentation_metric", "truth", batch["truth"], f"B H W {len(names)}"
         )
-        table = confusion(batch["truth"], batch["prediction"])
+        table = confusion(batch["truth"], batch["prediction"], batch["region"])
         newest = (on_every_device(table), on_every_device(batch["counts"]))
         return Confusion(fetch(state), newest)
 

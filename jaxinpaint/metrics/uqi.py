@@ -62,7 +62,8 @@ def uqi(
     Raises:
       ValueError: a shape or dtype does not fit, or a side is below 8.
 
-    Source: IPA-MedGAN specification 5.4.
+    Source: IPA-MedGAN specification 5.4. Deviation (the same place asks for float64):
+    float32, without raw sums of squares, so that 0 is exact here too (`_folded`).
     """
     shape = check_pair("uqi", truth, prediction, region)
     if min(shape[1:3]) < SIDE:

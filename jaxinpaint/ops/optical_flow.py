@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinpaint.core.checks import ShapeMismatchError, expect_dtype, expect_shape
+from jaxinpaint.ops.expansion import correlate, expand, resample
+from jaxinpaint.ops.filters import gaussian_taps
 from jaxinpaint.ops.warp import warp
 
 WINDOWS = ("gaussian", "box")
@@ -77,9 +79,8 @@ def farneback(
     _check_pair("farneback", previous, following)
     _check_options("farneback", options)
     b = previous.shape[0]
-    expansions = _expansions(jnp.concatenate([previous, following])[..., 0], options)
-    first, second = [q[:, :b] for q in expansions], [q[:, b:] for q in expansions]
-    return _flow(first, second, options)
+    levels = jnp.concatenate([previous, following])[..., 0]
+    return _flow(_expansions(levels, options), np.arange(b, 2 * b), options)
 
 
 def intermediate(
@@ -135,9 +136,8 @@ def _between(
     b = previous.shape[0]
     levels = (jnp.concatenate([previous, following])[..., 0] + 1.0) * 127.5
     # One expansion of both sections serves both directions, as one batch.
-    expansions = _expansions(levels, options)
-    others = [jnp.roll(q, b, axis=1) for q in expansions]
-    onto_previous, onto_following = jnp.split(_flow(expansions, others, options), 2)
+    flow = _flow(_expansions(levels, options), np.roll(np.arange(2 * b), b), options)
+    onto_previous, onto_following = jnp.split(flow, 2)
     alpha = alpha[:, None, None, None]
     # Deviation (R3): the flow that moves `previous` backward lives on the grid of
     # `following`; read literally, "from previous to following" moves it away.
@@ -190,134 +190,67 @@ def _scales(height: int, width: int, options: FarnebackOptions) -> list[float]:
     return scales[::-1]
 
 
-def _expansions(image: jax.Array, options: FarnebackOptions) -> list[jax.Array]:
-    """Polynomial coefficients [5, B, h, w] of images [B, H, W], coarsest first."""
-    _, height, width = image.shape
+def _expansions(images: jax.Array, options: FarnebackOptions) -> list[jax.Array]:
+    """Polynomial coefficients [5, N, h, w] of images [N, H, W], coarsest scale first."""
+    _, height, width = images.shape
     coefficients = []
     for scale in _scales(height, width, options):
-        size = (round(height * scale), round(width * scale))
         sigma = (1 / scale - 1) / 2
-        if sigma == 0:
-            taps = np.array([0.25, 0.5, 0.25])
-        else:
-            taps = _gaussian(max(round(5 * sigma) | 1, 3) // 2, sigma)
-        coefficients.append(_expand(_resample(image, size, taps), options))
+        length = max(round(5 * sigma) | 1, 3)
+        taps = gaussian_taps(length, sigma) if sigma > 0 else (0.25, 0.5, 0.25)
+        size = (round(height * scale), round(width * scale))
+        planes = resample(images, size, taps)
+        coefficients.append(expand(planes, options.poly_n, options.poly_sigma))
     return coefficients
 
 
-def _gaussian(radius: int, sigma: float) -> np.ndarray:
-    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    return taps / taps.sum()
+def _flow(
+    expansions: list[jax.Array], partners: np.ndarray, options: FarnebackOptions
+) -> jax.Array:
+    """Flow from the first images of a batch to their partners, coarse to fine.
 
-
-def _resample(image: jax.Array, size: tuple[int, int], taps: np.ndarray) -> jax.Array:
-    """Blurs [..., H, W] (borders mirrored) and samples it bilinearly at another size.
-
-    Both are one linear map a side, so that the blur is computed at the samples alone.
-    """
-    for length in size:
-        image = _resample_rows(image, length, taps)
-        image = jnp.swapaxes(image, -1, -2)
-    return image
-
-
-def _resample_rows(image: jax.Array, length: int, taps: np.ndarray) -> jax.Array:
-    full, radius = image.shape[-2], len(taps) // 2
-    at = np.clip((np.arange(length) + 0.5) * (full / length) - 0.5, 0, full - 1)
-    low = np.minimum(at.astype(int), full - 1)
-    share = (at - low)[:, None]
-    weights = (1 - share) * np.append(taps, 0) + share * np.append(0, taps)
-    rows = np.abs(low[:, None] + np.arange(-radius, radius + 2))
-    rows = np.where(rows < full, rows, 2 * full - 2 - rows)
-    used = [n for n in range(weights.shape[1]) if weights[:, n].any()]
-    at_rows = jnp.asarray(rows[:, used].T, jnp.int32)
-    of_rows = jnp.asarray(weights[:, used].T, image.dtype)
-
-    def add(n: jax.Array, total: jax.Array) -> jax.Array:
-        part = jnp.take(image, at_rows[n], axis=-2, mode="clip")
-        weight = of_rows[n].reshape((1,) * (image.ndim - 2) + (length, 1))
-        return total + weight * part
-
-    empty = jnp.zeros((*image.shape[:-2], length, image.shape[-1]), image.dtype)
-    return jax.lax.fori_loop(0, len(used), add, empty)
-
-
-def _correlate(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Correlates planes [B, H, W] with rows[i] * columns[j], edge pixels repeated.
-
-    Unrolled, one pass over the planes a side: on a CPU a convolution of one channel
-    takes a hundred times as long.
-    """
-    for axis, taps in ((1, rows), (2, columns)):
-        radius, length = len(taps) // 2, image.shape[axis]
-        pad = [(radius, radius) if n == axis else (0, 0) for n in range(3)]
-        padded = jnp.pad(image, pad, mode="edge")
-        parts = (
-            taps[n] * jax.lax.slice_in_dim(padded, n, n + length, axis=axis)
-            for n in range(len(taps))
-        )
-        image = functools.reduce(jnp.add, parts)
-    return image
-
-
-def _expand(image: jax.Array, options: FarnebackOptions) -> jax.Array:
-    """Fits a + b y + c x + d y^2 + e x^2 + f x y around every pixel of [B, H, W].
-
-    The moments of a separable weight are products, so that the inverse of the paper's
-    6 x 6 matrix falls apart into filters of one dimension each.
+    Args:
+      expansions: [5, N, h, w] a scale, coarsest first.
+      partners: M <= N positions in the batch: the flow of image m leads to image
+        partners[m].
+      options: as the caller's.
 
     Returns:
-      [5, B, H, W]: b, c, d, e, f.
+      [M, H, W, 2].
     """
-    offsets = np.arange(-options.poly_n, options.poly_n + 1)
-    level = _gaussian(options.poly_n, options.poly_sigma)
-    m2, m4 = (offsets**2 * level).sum(), (offsets**4 * level).sum()
-    slope = offsets * level / m2
-    curve = (offsets**2 - m2) * level / (m4 - m2**2)
-    pairs = [(slope, level), (level, slope), (curve, level), (level, curve)]
-    taps = jnp.asarray(np.array([*pairs, (slope, slope)]), image.dtype)
-    return jax.lax.map(lambda yx: _correlate(image, yx[0], yx[1]), taps)
-
-
-def _flow(
-    previous: list[jax.Array], following: list[jax.Array], options: FarnebackOptions
-) -> jax.Array:
-    """Flow [B, H, W, 2] between two expansions, from the coarsest scale to the full."""
     radius = options.winsize // 2
     if options.window == "gaussian":
-        taps = _gaussian(radius, 0.3 * radius)
+        taps = jnp.asarray(gaussian_taps(options.winsize, 0.3 * radius), jnp.float32)
     else:
-        taps = np.full(options.winsize, 1 / options.winsize)
-    weights = jnp.asarray(taps, jnp.float32)
-    flow = jnp.zeros((2, *previous[0].shape[1:]), jnp.float32)
-    for q0, q1 in zip(previous, following, strict=True):
-        _, _, h, w = q0.shape
+        taps = jnp.full(options.winsize, 1 / options.winsize, jnp.float32)
+    average = lambda plane: correlate(plane, taps, taps)
+    flow = jnp.zeros((2, len(partners), *expansions[0].shape[2:]), jnp.float32)
+    for q in expansions:
+        _, _, h, w = q.shape
         if flow.shape[2:] != (h, w):
-            flow = _resample(flow, (h, w), np.ones(1)) * (1 / options.pyr_scale)
+            flow = resample(flow, (h, w), (1.0,)) * (1 / options.pyr_scale)
 
-        def improve(
-            _: jax.Array, flow: jax.Array, q0: jax.Array = q0, q1: jax.Array = q1
-        ) -> jax.Array:
+        def improve(_: jax.Array, flow: jax.Array, q: jax.Array = q) -> jax.Array:
             # One plane at a time: what is averaged then stays in the cache.
-            average = lambda plane: _correlate(plane, weights, weights)
-            return _solve(jax.lax.map(average, _equations(q0, q1, flow)))
+            return _solve(jax.lax.map(average, _equations(q, partners, flow)))
 
         flow = jax.lax.fori_loop(0, options.iterations, improve, flow)
     return jnp.moveaxis(flow, 0, -1)
 
 
-def _equations(q0: jax.Array, q1: jax.Array, flow: jax.Array) -> jax.Array:
+def _equations(q: jax.Array, partners: np.ndarray, flow: jax.Array) -> jax.Array:
     """What each pixel says about its own displacement.
 
     Args:
-      q0: [5, B, H, W] expansion of the image the flow lives on.
-      q1: that of the other.
-      flow: [2, B, H, W], (dx, dy) of the solution before.
+      q: [5, N, H, W] expansions of all images of the batch.
+      partners: M positions in it, as in `_flow`.
+      flow: [2, M, H, W], (dx, dy) of the solution before.
 
     Returns:
-      [5, B, H, W]: g11, g12, g22, h1, h2 of the 2 x 2 normal equations.
+      [5, M, H, W]: g11, g12, g22, h1, h2 of the 2 x 2 normal equations.
     """
-    _, b, h, w = q0.shape
+    _, _, h, w = q.shape
+    q0 = q[:, : len(partners)]
     dx, dy = flow
     x = dx + jnp.arange(w, dtype=flow.dtype)[None, None]
     y = dy + jnp.arange(h, dtype=flow.dtype)[None, :, None]
@@ -325,8 +258,8 @@ def _equations(q0: jax.Array, q1: jax.Array, flow: jax.Array) -> jax.Array:
     inside = (left >= 0) & (left <= w - 2) & (top >= 0) & (top <= h - 2)
     column = jnp.clip(left, 0, w - 2).astype(jnp.int32)
     row = jnp.clip(top, 0, h - 2).astype(jnp.int32)
-    at = (jnp.arange(b, dtype=jnp.int32)[:, None, None] * h + row) * w + column
-    planes = q1.reshape(5, -1)
+    at = (jnp.asarray(partners, jnp.int32)[:, None, None] * h + row) * w + column
+    planes = q.reshape(5, -1)
     near, right, below, far = (
         planes.at[:, at + step].get(mode="clip") for step in (0, 1, w, w + 1)
     )
@@ -336,7 +269,7 @@ def _equations(q0: jax.Array, q1: jax.Array, flow: jax.Array) -> jax.Array:
     moved = upper * (1 - wy) + lower * wy
     slope = 0.5 * jnp.where(inside, q0[:2] - moved[:2], q0[:2])
     curve = jnp.where(inside, 0.5 * (q0[2:] + moved[2:]), q0[2:])
-    trust = jnp.asarray(np.outer(_trust(h), _trust(w)), flow.dtype)[None]
+    trust = _trust(h)[None, :, None] * _trust(w)[None, None]
     yy, xx, xy = curve[0] * trust, curve[1] * trust, 0.5 * curve[2] * trust
     along_y = slope[0] * trust + yy * dy + xy * dx
     along_x = slope[1] * trust + xy * dy + xx * dx
@@ -351,11 +284,9 @@ def _equations(q0: jax.Array, q1: jax.Array, flow: jax.Array) -> jax.Array:
     )
 
 
-def _trust(length: int) -> np.ndarray:
-    trust = np.ones(length)
-    trust[: len(_BORDER)] *= _BORDER
-    trust[-len(_BORDER) :] *= _BORDER[::-1]
-    return trust
+def _trust(length: int) -> jax.Array:
+    middle = (1.0,) * (length - 2 * len(_BORDER))
+    return jnp.array(_BORDER + middle + _BORDER[::-1], jnp.float32)
 
 
 def _solve(equations: jax.Array) -> jax.Array:

@@ -19,7 +19,8 @@ def warp(image: jax.Array, flow: jax.Array, *, border: str) -> jax.Array:
 
     Args:
       image: [B, H, W, C] float, any range; sides of at least 2.
-      flow: [B, H, W, 2] displacement (dx, dy) in pixels of this level.
+      flow: [B, H, W, 2] float displacement (dx, dy) in pixels of this level; of any
+        dtype, points are computed in float32 or better.
       border: "edge" repeats the edge pixels outside; "zero" gives 0 where the point
         lies outside [0, W - 1] x [0, H - 1], and the same inside.
 
@@ -97,6 +98,8 @@ _sample.defvjp(_forward, _backward)
 def _points(flow: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Columns x and rows y that a flow points at, each [B, H, W]."""
     _, h, w, _ = flow.shape
+    # A column past 256 is no number of bfloat16, one past 2048 none of float16.
+    flow = flow if flow.dtype == jnp.float64 else flow.astype(jnp.float32)
     x = flow[..., 0] + jnp.arange(w, dtype=flow.dtype)[None, None]
     y = flow[..., 1] + jnp.arange(h, dtype=flow.dtype)[None, :, None]
     return x, y

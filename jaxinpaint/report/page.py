@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from jaxinpaint.report import flow_colours, paper_tables, plots, scores, tables
 from jaxinpaint.report import panels as drawing
-from jaxinpaint.report import paper_tables, plots, scores
 from jaxinpaint.report.panels import Panel
 
 Row = Mapping[str, Any]
 
+WHEEL_SIDE = 160  # of the flow's legend, in pixels of the PNG
 RUN_KEYS = ("system", "dataset", "data", "minutes", "device")
 # What run["data"] may be, in words; "given" are images of which nobody said it.
 DATA = {"phantom": "synthetic", "real": "real", "given": ""}
@@ -48,7 +49,8 @@ def write_page(
         Run says what was run: "system" (a method of the rows), "dataset" (in words),
         "data" ("phantom" or "real"), "minutes" (of training; None for outputs made
         elsewhere), "device"; optional "steps", "weights", "mask_manifest", "version",
-        and whatever else a reader needs.
+        "compared" (by the method's name, "system" and "steps" of another run), and
+        whatever else a reader needs.
       paper_rows: printed scores, as `paper_tables.rows` returns them. Rows of
         `results` whose method starts with "paper" are taken as such too.
       panels: sections to show, in order.
@@ -73,6 +75,8 @@ def write_page(
     _check(rows, run)
     scores.check(paper)
     limit = drawing.scale_limit(panels) if panels else drawing.LIMITS[-1]
+    flows = [panel.flow for panel in panels if panel.flow is not None]
+    reach = flow_colours.flow_limit(flows)
     house = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -87,17 +91,21 @@ def write_page(
         facts=_facts(run),
         verdict=scores.verdict(rows, run["system"]),
         notes=[*notes, *_mask_notes(manifest)],
-        scores=scores.blocks(
+        scores=tables.blocks(
             rows, paper, system=run["system"], ratios=_ratios(manifest)
         ),
         tested=any("p" in row for row in rows),
-        series=_series(rows, run["system"]),
+        series=_series(rows, run),
         palette=plots.COLOURS,
-        panels=[_panel(panel, limit, run["system"]) for panel in panels],
+        panels=[_panel(panel, limit, reach, run["system"]) for panel in panels],
         limit=limit,
         bar=_uri(drawing.colour_bar()) if panels else "",
+        reach=f"{reach:g}",
+        wheel=_uri(drawing.png(flow_colours.wheel(WHEEL_SIDE))) if flows else "",
+        longest=f"{max(map(flow_colours.longest, flows)):.3g}" if flows else "",
         curves=list(plots.training_curves(curves).items()),
-        paper=scores.paper_blocks(paper),
+        paper=tables.paper_blocks(paper),
+        grids=tables.paper_grids(paper, rows, run["system"]),
         about_paper=paper_tables.ABOUT.get(run["system"], ()) if paper else (),
         records=[
             ("Mask manifest", _leaves(manifest), _json(manifest)),
@@ -153,10 +161,14 @@ def _mask_notes(manifest: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _series(rows: Sequence[Row], system: str) -> list[tuple[str, str, str]]:
-    methods = scores.order({row["method"] for row in rows}, system)
+def _series(rows: Sequence[Row], run: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, marker and meaning of each method, in the order of a table."""
+    meanings = dict(scores.BASELINES)
+    for name, facts in run.get("compared", {}).items():
+        meanings[name] = f"another run of {facts['system']}, {facts['steps']} steps"
+    methods = scores.order({row["method"] for row in rows}, run["system"])
     return [
-        (name, plots.GLYPHS[i % len(plots.GLYPHS)], scores.BASELINES.get(name, ""))
+        (name, plots.GLYPHS[plots.mark_of(i)], meanings.get(name, ""))
         for i, name in enumerate(methods)
     ]
 
@@ -196,8 +208,8 @@ def _short(text: str) -> str:
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b", r"\1…", text)
 
 
-def _panel(panel: Panel, limit: int, system: str) -> dict[str, Any]:
-    drawn = drawing.draw(panel, limit)
+def _panel(panel: Panel, limit: int, reach: float, system: str) -> dict[str, Any]:
+    drawn = drawing.draw(panel, limit, reach)
     top, left, bottom, right = drawn.box
     height, width = panel.mask.shape[:2]
 
@@ -209,6 +221,7 @@ def _panel(panel: Panel, limit: int, system: str) -> dict[str, Any]:
                 "picture": _uri(tile.picture),
                 "difference": _uri(tile.difference) if tile.difference else "",
                 "error": "" if tile.error is None else f"{tile.error:.1f}",
+                "longest": "" if tile.longest is None else f"{tile.longest:.3g}",
             }
             for tile in found
         ]

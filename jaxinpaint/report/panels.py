@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxinpaint.report import plots
+from jaxinpaint.report import flow_colours, plots
 
 CONTEXT = ("truth", "masked", "neighbor", "previous", "following")  # given, not made
 OUTLINE = (255, 208, 0)
@@ -28,6 +28,7 @@ class Panel(NamedTuple):
       images: uint8 [H, W] or [H, W, 1 or 3] by name, in the order to draw: truth,
         masked, neighbor (or previous, following), completed, then the baselines.
       mask: [H, W] or [H, W, 1], 1 = hole.
+      flow: float [H, W, 2] (dx, dy) in pixels that the system found, or None.
     """
 
     name: str
@@ -36,26 +37,29 @@ class Panel(NamedTuple):
     score: float
     images: Mapping[str, np.ndarray]
     mask: np.ndarray
+    flow: np.ndarray | None = None
 
 
 class Tile(NamedTuple):
     """One picture: its name, PNG bytes, and for a made one its difference map.
 
-    `error` is the mean of |made - truth| inside the hole, in grey levels.
+    `error` is the mean of |made - truth| inside the hole, in grey levels; `longest` the
+    length of the longest vector of a flow that is shown, in pixels.
     """
 
     name: str
     picture: bytes
     difference: bytes | None
     error: float | None
+    longest: float | None = None
 
 
 class Drawing(NamedTuple):
     """A panel as pictures.
 
     Attributes:
-      frames: whole images: what was given, and the completed one.
-      zooms: the neighbourhood of the hole: truth, neighbours, everything made.
+      frames: whole images: what was given, the completed one, and the flow.
+      zooms: the neighbourhood of the hole: truth, neighbours, everything made, flow.
       box: top, left, bottom, right of the zoom in pixels, end exclusive.
       changed: pixels outside the hole where completed differs from truth.
     """
@@ -180,19 +184,20 @@ def scale_limit(panels: Sequence[Panel]) -> int:
     return next((limit for limit in LIMITS if top <= limit), LIMITS[-1])
 
 
-def draw(panel: Panel, limit: int) -> Drawing:
+def draw(panel: Panel, limit: int, reach: float = 1.0) -> Drawing:
     """Draws a panel: frames and zooms with the hole outlined, and difference maps.
 
     Args:
       panel: the section.
       limit: grey levels at the end of the colour scale.
+      reach: length of a flow in full colour, in pixels.
 
     Returns:
       Pictures as PNG bytes.
 
     Raises:
       ValueError: "truth" or "completed" is missing, shapes disagree, an image is not
-        uint8, or the mask has no hole.
+        uint8, a flow not finite, or the mask has no hole.
     """
     for name in ("truth", "completed"):
         if name not in panel.images:
@@ -221,6 +226,20 @@ def draw(panel: Panel, limit: int) -> Drawing:
         found = difference_map(truth, image, hole)
         painted = _picture(paint(found[window], limit), hole[window], ZOOM_SIDE)
         zooms.append(Tile(name, picture, painted, float(found[hole].mean())))
+    if panel.flow is not None:
+        if panel.flow.shape[:2] != hole.shape:
+            raise ValueError(
+                f"panel {panel.name!r}: flow must be {[*hole.shape, 2]}, got "
+                f"{list(panel.flow.shape)}."
+            )
+        drawn = flow_colours.paint_flow(panel.flow, reach)
+        for tiles, part, side in (
+            (frames, (slice(None), slice(None)), FRAME_SIDE),
+            (zooms, window, ZOOM_SIDE),
+        ):
+            picture = _picture(drawn[part], hole[part], side)
+            length = flow_colours.longest(panel.flow[part])
+            tiles.append(Tile("flow", picture, None, None, length))
     changed = changed_outside(truth, panel.images["completed"], hole)
     return Drawing(frames, zooms, box, changed)
 

@@ -98,7 +98,7 @@ def score_by_hole(
             range(len(bins)),
             [math.nan if h is None else h for h in heights],
             color=COLOURS[index % len(COLOURS)],
-            marker=MARKERS[index % len(MARKERS)],
+            marker=MARKERS[mark_of(index)],
             linewidth=2.4 if index == 0 else 1.1,
             markersize=5 if index == 0 else 3.5,
         )
@@ -116,6 +116,11 @@ def score_by_hole(
         rotation_mode="anchor" if crowded else "default",
     )
     return _svg(figure)
+
+
+def mark_of(index: int) -> int:
+    """Which marker a method has; where the colours begin again it is another one."""
+    return (index + index // len(COLOURS)) % len(MARKERS)
 
 
 def percent(ratio: float) -> str:

@@ -1,11 +1,8 @@
-"""Tidy rows as tables: what each score means, who is best, who is below whom."""
+"""Tidy rows: what each score means, who is better, who is below whom."""
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
-
-from jaxinpaint.report import plots
 
 Row = Mapping[str, Any]
 
@@ -16,6 +13,8 @@ BASELINES = {
     "mean_neighbors": "the hole filled with the mean of the adjacent sections",
     "telea": "Telea's fast marching, from the section alone",
     "navier_stokes": "Navier-Stokes inpainting, from the section alone",
+    "intermediate": "the flow interpolation of both neighbours, no learning",
+    "reference": "that interpolation refined by the network: a guide, not the result",
 }
 ALL = "all"  # the bin of every image, which is no place along an axis of holes
 REGIONS = {"hole": "in the hole", "image": "whole image"}
@@ -159,12 +158,12 @@ def below(rows: Iterable[Row], system: str) -> dict[str, list[Row]]:
     others: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         if row["method"] != system:
-            others.setdefault(_place(row), []).append(row)
+            others.setdefault(place(row), []).append(row)
     worse: dict[str, list[Row]] = {}
     for row in rows:
         if row["method"] == system:
-            for other in others.get(_place(row), ()):
-                if _rank(row) < _rank(other):
+            for other in others.get(place(row), ()):
+                if rank(row) < rank(other):
                     worse.setdefault(other["method"], []).append(row)
     return worse
 
@@ -178,10 +177,10 @@ def verdict(rows: Sequence[Row], system: str) -> dict[str, Any]:
       below none, or that none was run. Scores that are not `comparable` do not count.
     """
     rows = [row for row in rows if comparable(row.get("weights"))]
-    places = {_place(row) for row in rows if row["method"] == system}
+    places = {place(row) for row in rows if row["method"] == system}
     compared: dict[str, int] = {}
     for row in rows:
-        if row["method"] != system and _place(row) in places:
+        if row["method"] != system and place(row) in places:
             compared[row["method"]] = compared.get(row["method"], 0) + 1
     if not compared:
         line = f"No baseline was scored beside {system}: its numbers stand alone."
@@ -248,8 +247,8 @@ def check(rows: Sequence[Row]) -> None:
 
 
 def key(row: Row) -> tuple[Any, ...]:
-    """Returns what makes a row one of its kind: method and place."""
-    return row["method"], *_place(row)
+    """Returns what makes a row one of its kind: method, place, and printed table."""
+    return row["method"], *place(row), row.get("table")
 
 
 def order(methods: Iterable[str], system: str) -> list[str]:
@@ -259,191 +258,26 @@ def order(methods: Iterable[str], system: str) -> list[str]:
     return [name for name in [*known, *rest] if name in set(methods)]
 
 
-def blocks(
-    rows: Sequence[Row],
-    paper: Sequence[Row],
-    *,
-    system: str,
-    ratios: Mapping[str, float],
-) -> list[dict[str, Any]]:
-    """Arranges scores for a page: one block a metric, in it a table and plot a region.
-
-    Args:
-      rows: the measured tidy rows.
-      paper: the printed ones; those of the paper's own system stand below the
-        measured lines where the bins have the same name.
-      system: the method that the report is about.
-      ratios: hole in parts of the image (0 to 1) by bin, where known.
-
-    Returns:
-      Blocks in the order of METRICS, every number written out.
-    """
-    methods = order({row["method"] for row in rows}, system)
-    found = []
-    for metric in [name for name in METRICS if name in _first_seen(rows, "metric")]:
-        tables = []
-        of_metric = [row for row in rows if row["metric"] == metric]
-        heading = label(metric, of_metric[0].get("weights"))
-        for dataset in _first_seen(of_metric, "dataset"):
-            for region in REGIONS:
-                own = [
-                    row
-                    for row in of_metric
-                    if (row["dataset"], row["region"]) == (dataset, region)
-                ]
-                if not own:
-                    continue
-                bins = _first_seen(own, "bin")
-                beside = [
-                    row
-                    for row in paper
-                    if (row["method"], row["metric"], row["region"])
-                    == ("paper", metric, region)
-                    and row["bin"] in bins
-                ]
-                table = _table(own, bins, methods, system)
-                table["dataset"], table["region"] = dataset, REGIONS[region]
-                table["bins"] = [
-                    (name, plots.percent(ratios[name]) if name in ratios else "")
-                    for name in bins
-                ]
-                table["paper"] = _printed(beside, bins, _decimals(paper))
-                along = [name for name in bins if name != ALL]
-                table["plot"] = (
-                    plots.score_by_hole(own, methods=methods, bins=along, ratios=ratios)
-                    if len(along) > 1
-                    else ""
-                )
-                tables.append(table)
-        shown = METRICS[metric]._replace(label=heading)
-        found.append({"name": metric, "metric": shown, "tables": tables})
-    return found
-
-
-def _table(
-    rows: Sequence[Row], bins: Sequence[str], methods: Sequence[str], system: str
-) -> dict[str, Any]:
-    """Lines of cells for one dataset, region and metric; the best of a column marked.
-
-    The count below a column is its commonest n; a cell with another says so.
-    """
-    by = {(row["method"], row["bin"]): row for row in rows}
-    lines, counts = [], []
-    for name in bins:
-        here = [by[m, name] for m in methods if (m, name) in by]
-        counts.append(statistics.mode(row["n"] for row in here))
-    for method in methods:
-        cells: list[dict[str, Any] | None] = []
-        for name, count in zip(bins, counts, strict=True):
-            row = by.get((method, name))
-            if row is None:
-                cells.append(None)
-                continue
-            ranks = [_rank(by[m, name]) for m in methods if (m, name) in by]
-            best = len(ranks) > 1 and _rank(row) == max(ranks) and _rank(row)[0]
-            remarks = []
-            if row.get("infinite"):
-                remarks.append(f"+ {row['infinite']} ∞")
-            if row.get("undefined"):
-                remarks.append(f"{row['undefined']} undefined")
-            if row["n"] != count:
-                remarks.append(f"n {row['n']}")
-            cells.append(
-                {
-                    "value": format_score(row["metric"], _value(row)),
-                    "sd": _deviation(row),
-                    "best": best,
-                    "mark": row.get("mark", ""),
-                    "remark": ", ".join(remarks),
-                }
-            )
-        if any(cells):
-            lines.append({"method": method, "own": method == system, "cells": cells})
-    return {"lines": lines, "counts": counts}
-
-
-def _deviation(row: Row) -> str:
-    """The deviation as text; none for a score of a whole set."""
-    return "" if row["metric"] in OF_A_SET else format_score(row["metric"], row["sd"])
-
-
-def _decimals(paper: Iterable[Row]) -> dict[str, int]:
-    """Decimals a paper prints a metric with: the longest of its numbers."""
-    found: dict[str, int] = {}
-    for row in paper:
-        for number in (row["value"], row["sd"]):
-            digits = len(repr(float(number)).partition(".")[2]) if number else 0
-            found[row["metric"]] = max(found.get(row["metric"], 0), digits)
-    return found
-
-
-def _printed(
-    rows: Sequence[Row], bins: Sequence[str], decimals: Mapping[str, int]
-) -> list[dict[str, Any]]:
-    """Lines of printed numbers by method and dataset, with the best of a column."""
-    by = {(row["method"], row["dataset"], row["bin"]): row for row in rows}
-    lines = []
-    for method, dataset in dict.fromkeys((r["method"], r["dataset"]) for r in rows):
-        cells: list[dict[str, Any] | None] = []
-        for name in bins:
-            row = by.get((method, dataset, name))
-            if row is None:
-                cells.append(None)
-                continue
-            rivals = [_rank(r) for r in rows if _place(r) == _place(row)]
-            places = decimals[row["metric"]]
-            sd = "–" if row["sd"] is None else f"{row['sd']:.{places}f}"
-            cells.append(
-                {
-                    "value": f"{row['value']:.{places}f}",
-                    "sd": "" if row["metric"] in OF_A_SET else sd,
-                    "best": len(rivals) > 1 and _rank(row) == max(rivals),
-                    "mark": "",
-                    "remark": "",
-                }
-            )
-        ns = {r["n"] for r in rows if (r["method"], r["dataset"]) == (method, dataset)}
-        lines.append(
-            {
-                "method": method.removeprefix("paper_"),
-                "own": method == "paper",
-                "dataset": dataset,
-                "n": "/".join(str(n) for n in sorted(ns)),
-                "cells": cells,
-            }
-        )
-    return lines
-
-
-def paper_blocks(paper: Sequence[Row]) -> list[dict[str, Any]]:
-    """Arranges the printed tables whole, one block a metric, numbers as printed."""
-    decimals = _decimals(paper)
-    found = []
-    for metric in [name for name in METRICS if name in _first_seen(paper, "metric")]:
-        rows = [row for row in paper if row["metric"] == metric]
-        bins = _first_seen(rows, "bin")
-        lines = _printed(rows, bins, decimals)
-        found.append({"metric": METRICS[metric], "bins": bins, "lines": lines})
-    return found
-
-
-def _place(row: Row) -> tuple[Any, ...]:
+def place(row: Row) -> tuple[Any, ...]:
+    """Returns where a score stands: scores at one place are compared."""
     return row["dataset"], row["bin"], row["region"], row["metric"]
 
 
-def _value(row: Row) -> float:
-    value = math.nan if row["value"] is None else float(row["value"])
+def value(row: Row) -> float:
+    """Returns a mean, infinity where all of its scores are infinite; may be NaN."""
+    number = math.nan if row["value"] is None else float(row["value"])
     # A mean of no finite score at all, with infinite ones left out of it.
-    return math.inf if math.isnan(value) and row.get("infinite") else value
+    return math.inf if math.isnan(number) and row.get("infinite") else number
 
 
-def _rank(row: Row) -> tuple[bool, float]:
+def rank(row: Row) -> tuple[bool, float]:
     """Orders scores from worse to better, whatever the metric's direction."""
-    value = _value(row)
-    if math.isnan(value):
+    number = value(row)
+    if math.isnan(number):
         return False, 0.0
-    return True, value if METRICS[row["metric"]].higher else -value
+    return True, number if METRICS[row["metric"]].higher else -number
 
 
-def _first_seen(rows: Iterable[Row], key: str) -> list[str]:
+def first_seen(rows: Iterable[Row], key: str) -> list[str]:
+    """Returns what rows hold under a key, each once, in their order."""
     return list(dict.fromkeys(row[key] for row in rows))

@@ -8,7 +8,7 @@ from jaxinpaint.features.classifier import adaptive_mean
 from jaxinpaint.features.convert import convert, foreign
 from jaxinpaint.features.load import read_torch
 from jaxinpaint.features.normalization import IMAGENET
-from tests.features import hashed
+from tests.features import hashed, parity
 
 # Of the modules of the public file (`features`) after which LPIPS reads.
 PLACES = {"relu1": 1, "relu2": 4, "relu3": 7, "relu4": 9, "relu5": 11}
@@ -71,38 +71,23 @@ def test_every_tap_is_the_ports(tmp_path, port, kind, bound):
     torch.save(trunk, tmp_path / "alexnet.pth")
     convolutions = [x for x in ALEXNET_LAYERS if x.kind == "conv"]
     variables = convert(read_torch(tmp_path / "alexnet.pth"), convolutions)
-    image = np.random.default_rng(0).uniform(-1, 1, (2, 66, 75, 3)).astype(kind)
-    levels = ((image - SHIFT) / SCALE).transpose(0, 3, 1, 2).astype(kind)
-    port.features.to(getattr(torch, kind))
-    with torch.no_grad():
-        wants = port.outputs(torch.from_numpy(levels))
-    port.features.to(torch.float32)
-    with jax.enable_x64(kind == "float64"):
-        module = network(*PLACES, dtype=jnp.dtype(kind))
-        variables = jax.tree.map(lambda a: jnp.asarray(a, kind), variables)
-        found = jax.jit(module.apply)(variables, jnp.asarray(image))
-        assert found.keys() == PLACES.keys()
-        for tap, place in PLACES.items():
-            want = wants[place].numpy().transpose(0, 2, 3, 1)
-            assert 0.1 < np.abs(want).max() < 100, tap
-            assert found[tap].shape == want.shape
-            apart = np.abs(np.asarray(found[tap]) - want).max()
-            assert apart < bound * np.abs(want).max(), tap
+    image = parity.images((2, 66, 75, 3), kind)
+    levels = ((image - SHIFT) / SCALE).astype(kind)
+    forward = lambda x: dict(enumerate(port.outputs(x)))
+    outputs = parity.theirs(port.features, forward, levels)
+    wants = {tap: outputs[place] for tap, place in PLACES.items()}
+    module = network(*PLACES, dtype=jnp.dtype(kind))
+    parity.expect_same(parity.ours(module, variables, image), wants, bound)
 
 
 def test_logits_are_the_ports(port):
     """Of a size that the adaptive pooling has to enlarge: 3 x 4 to 6 x 6."""
-    torch = pytest.importorskip("torch")
     tensors = {name: t.numpy() for name, t in port.state_dict().items()}
     variables = convert(tensors, ALEXNET_LAYERS)
-    image = np.random.default_rng(1).uniform(-1, 1, (2, 127, 150, 3))
-    image = image.astype(np.float32)
-    levels = ((image - SHIFT) / SCALE).transpose(0, 3, 1, 2).astype(np.float32)
-    with torch.no_grad():
-        want = port(torch.from_numpy(levels)).numpy()
-    got = jax.jit(network("logits").apply)(variables, jnp.asarray(image))["logits"]
-    assert want.std() > 0.1
-    assert np.abs(got - want).max() < 1e-4 * np.abs(want).max()
+    image = parity.images((2, 127, 150, 3))
+    levels = ((image - SHIFT) / SCALE).astype(np.float32)
+    wants = parity.theirs(port, lambda x: {"logits": port(x)}, levels)
+    parity.expect_same(parity.ours(network("logits"), variables, image), wants, 1e-4)
 
 
 @pytest.mark.parametrize("height, width", [(7, 7), (1, 2), (10, 15), (6, 21)])

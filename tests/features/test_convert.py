@@ -211,6 +211,17 @@ def test_names_that_do_not_fit_are_listed_at_once():
     )
 
 
+def test_a_file_of_another_network_gives_a_short_message():
+    tensors = {f"layer{i}.weight": normal(1) for i in range(500)}
+    tensors["\x1b[2J\n"] = tensors["x" * 5000] = normal(1)
+    with pytest.raises(ValueError) as caught:
+        convert(dict(reversed(tensors.items())), LAYERS)
+    message = str(caught.value)
+    assert "unused " + "x" * 100 + r", '\x1b[2J\n', layer499.weight, " in message
+    assert message.count(".weight, ") < 30 and "and 482 more; give the" in message
+    assert len(message) < 1200 and message.isprintable()
+
+
 def test_ignored_names_and_modules():
     extra = {"old": normal(1), "aux.fc.weight": normal(2, 2), "auxiliary": normal(1)}
     with pytest.raises(ValueError, match="missing none; unused auxiliary;"):

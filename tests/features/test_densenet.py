@@ -13,16 +13,15 @@ from jaxinpaint.features.densenet import (
     DenseNet,
     densenet121_layers,
 )
-from jaxinpaint.features.load import read_torch
 from jaxinpaint.features.normalization import IMAGENET, SIGNED
+from tests.features import parity
+from tests.features.parity import shapes
 
 TAPS = (
     "conv1_relu",
     *("pool2_conv", "pool2_pool", "pool3_conv", "pool3_pool"),
     *("pool4_conv", "pool4_pool", "relu5", "logits"),
 )
-QUICK = {"xla_backend_optimization_level": 0}  # halves the time to compile
-MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +32,6 @@ def strict():
 
 def network(*taps, normalization=IMAGENET, dtype=jnp.float32):
     return DenseNet(DENSENET121, taps, normalization, dtype)
-
-
-def shapes(module, *sides):
-    spec = jax.ShapeDtypeStruct((1, *sides, 3), jnp.float32)
-    return jax.eval_shape(module.init_with_output, jax.random.key(0), spec)
 
 
 @pytest.mark.parametrize(
@@ -88,11 +82,8 @@ def port():
 
 @pytest.fixture(scope="module")
 def state(port, tmp_path_factory):
-    """The port's tensors out of a file in PyTorch's old format, as the public one."""
-    torch = pytest.importorskip("torch")
-    path = tmp_path_factory.mktemp("densenet") / "densenet.pth"
-    torch.save(port.state_dict(), path, _use_new_zipfile_serialization=False)
-    return read_torch(path)
+    folder = tmp_path_factory.mktemp("densenet")
+    return parity.through_file(port, folder / "densenet.pth")
 
 
 def today(name):
@@ -102,24 +93,12 @@ def today(name):
 
 @pytest.mark.parametrize("kind, bound", [("float32", 1e-4), ("float64", 1e-9)])
 def test_every_tap_is_the_ports(port, state, kind, bound):
-    torch = pytest.importorskip("torch")
     variables = convert(state, DENSENET121_FILE_LAYERS)
-    image = np.random.default_rng(0).uniform(-1, 1, (2, 64, 45, 3)).astype(kind)
-    levels = ((image + 1) / 2 - MEAN) / STD
-    nchw = torch.from_numpy(levels.transpose(0, 3, 1, 2).astype(kind))
-    with torch.no_grad():
-        wants = port.to(nchw.dtype)(nchw)
-    port.float()
-    with jax.enable_x64(kind == "float64"):
-        module = network(*TAPS, dtype=jnp.dtype(kind))
-        variables = jax.tree.map(lambda a: jnp.asarray(a, kind), variables)
-        found = jax.jit(module.apply, compiler_options=QUICK)(variables, image)
-    assert found.keys() == wants.keys() == set(TAPS)
-    for tap, want in wants.items():
-        want, got = np.moveaxis(want.numpy(), 1, -1), np.asarray(found[tap])
-        assert got.shape == want.shape and got.dtype == kind
-        assert 0.1 < np.abs(want).max() < 100, tap  # neither dead nor blown up
-        assert np.abs(got - want).max() < bound * np.abs(want).max(), tap
+    image = parity.images((2, 64, 45, 3), kind)
+    wants = parity.theirs(port, port, parity.imagenet(image))
+    assert wants.keys() == set(TAPS)
+    found = parity.ours(network(*TAPS, dtype=jnp.dtype(kind)), variables, image)
+    parity.expect_same(found, wants, bound)
 
 
 def test_both_spellings_there_and_back(state):
@@ -152,14 +131,7 @@ def test_a_mixed_file_is_refused(state):
 
 @pytest.fixture(scope="module")
 def stem():
-    """Random variables of the first tap's network, and an image."""
-    _, template = shapes(network("conv1_relu"), 16, 16)
-    draw = np.random.default_rng(0)
-    fill = lambda x: jnp.asarray(draw.uniform(-0.5, 1.0, x.shape), x.dtype)
-    variables = jax.tree.map(fill, dict(template))
-    variables["batch_stats"] = jax.tree.map(jnp.abs, variables["batch_stats"])
-    image = draw.uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
-    return variables, image
+    return parity.drawn(network("conv1_relu"), 16)
 
 
 def run(variables, image, **fields):
@@ -182,7 +154,7 @@ def test_the_normalization_is_the_fields(stem, normalization):
     colour = np.array([0.5, -0.25, 1.0])
     image = np.broadcast_to(colour.astype(np.float32), (1, 24, 24, 3))
     got = run(variables, image, normalization=normalization)[0, 6, 6]
-    levels = ((colour + 1) / 2 - MEAN) / STD if normalization == IMAGENET else colour
+    levels = parity.imagenet(colour) if normalization == IMAGENET else colour
     of = {**variables["params"]["conv1_bn"], **variables["batch_stats"]["conv1_bn"]}
     scale, shift, mean, var = (
         np.asarray(of[name], np.float64) for name in ("scale", "bias", "mean", "var")
@@ -194,23 +166,12 @@ def test_the_normalization_is_the_fields(stem, normalization):
 
 
 def test_bfloat16_is_close(stem):
-    want = run(*stem)
-    with jax.numpy_dtype_promotion("standard"):  # Flax's norm mixes dtypes
-        half = run(*stem, dtype=jnp.bfloat16)
-    assert half.dtype == jnp.bfloat16
-    error = np.abs(half.astype(np.float32) - want).max()
-    assert 0 < error < 2e-2 * np.abs(want).max()
+    parity.expect_close_in_bfloat16(lambda dtype: run(*stem, dtype=dtype))
 
 
 def test_the_order_is_that_of_taps():
     taps = ("pool2_conv", "conv1_relu")
-    module, found = network(*taps), []
-    spec = jax.ShapeDtypeStruct((1, 16, 16, 3), "float32")
-    jax.eval_shape(
-        lambda x: found.append(list(module.init_with_output(jax.random.key(0), x)[0])),
-        spec,
-    )
-    assert found == [list(taps)]
+    assert parity.order_of_taps(network(*taps), 16) == list(taps)
 
 
 @pytest.mark.parametrize(

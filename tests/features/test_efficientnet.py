@@ -18,6 +18,7 @@ from jaxinpaint.features.efficientnet import (
     MBConv,
     Scale,
     drop_branch,
+    encoder_layers,
     public_layers,
     same_padding,
     scaled_features,
@@ -26,20 +27,20 @@ from jaxinpaint.features.efficientnet import (
 from jaxinpaint.features.load import read_torch
 from jaxinpaint.features.normalization import IMAGENET, SIGNED
 from tests.features import hashed
+from tests.features.parity import (
+    expect_close,
+    expect_same,
+    images,
+    ours,
+    quick,
+    theirs,
+    through_file,
+)
 
 SKIPS = TAPS[:5]
 TINY = Scale(width=0.2, depth=0.2)  # one block a stage, 8 to 64 channels
 # Blocks of B3 that add their input, by the table of the specification.
 ADDING = [1, 3, 4, 6, 7, *range(9, 13), *range(14, 18), *range(19, 24), 25]
-
-# Compiling dominates here, so the compiler is told not to try hard.
-quick = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
 
 
 def network(
@@ -83,11 +84,6 @@ def drawn(net, image):
 
     found = jax.tree_util.tree_map_with_path(leaf, shapes(net, image))
     return unfreeze(found)
-
-
-def images(shape, seed=0):
-    draw = np.random.default_rng(seed)
-    return draw.uniform(-1.0, 1.0, shape).astype(np.float32)
 
 
 # ---- what is built ----
@@ -238,10 +234,8 @@ def file(tmp_path_factory):
     from tests.ports.efficientnet import EfficientNetB3, randomize
 
     path = tmp_path_factory.mktemp("weights") / "efficientnet.pth"
-    image = torch.from_numpy(nchw(images((2, 43, 58, 3))))
-    torch.save(
-        randomize(EfficientNetB3(static=False), image, seed=0).state_dict(), path
-    )
+    image = torch.from_numpy(images((2, 43, 58, 3))).permute(0, 3, 1, 2)
+    through_file(randomize(EfficientNetB3(static=False), image, seed=0), path)
     return path
 
 
@@ -256,29 +250,8 @@ def port(file, static):
     return net.eval()
 
 
-def nchw(image):
-    return np.ascontiguousarray(image.transpose(0, 3, 1, 2))
-
-
-def nhwc(tensor):
-    array = tensor.detach().numpy()
-    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
-
-
-def expect_close(got, want, bound, name):
-    assert got.shape == want.shape, name
-    assert np.abs(got - want).max() <= bound * np.abs(want).max(), name
-
-
 def double(tree):
     return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
-
-
-def run(net, image):
-    import torch
-
-    with torch.no_grad():
-        return {tap: nhwc(x) for tap, x in net(torch.from_numpy(nchw(image))).items()}
 
 
 # XLA on CPU is slow at depthwise convolutions of doubles, minutes at wide levels, so the
@@ -296,16 +269,11 @@ def test_every_tap_is_that_of_the_port(file, dtype, static_pad, taps, bound):
     image = images((2, 43, 58, 3))  # odd sides at several levels
     image = image if dtype == "float32" else np.float64(image[:1, :21, :27])
     net = port(file, static_pad is not None)
-    variables = convert(read_torch(file), public_layers(B3, ""))
-    if dtype == "float64":
-        net, variables = net.double(), double(variables)
-    want = run(net, image)
-    with jax.enable_x64(dtype == "float64"):
-        exact = network(taps, static_pad=static_pad, dtype=dtype)
-        got = quick(exact.apply)(variables, image)
-        for tap in taps:
-            assert 0.1 < want[tap].std() < 30, "a level died or blew up"
-            expect_close(np.asarray(got[tap]), want[tap], bound, tap)
+    variables = convert(read_torch(file), public_layers(B3))
+    every = theirs(net, net, image)
+    exact = network(taps, static_pad=static_pad, dtype=dtype)
+    found = ours(exact, variables, image)
+    expect_same(found, {tap: every[tap] for tap in taps}, bound)
 
 
 @pytest.mark.parametrize(
@@ -315,11 +283,10 @@ def test_every_tap_is_that_of_the_port(file, dtype, static_pad, taps, bound):
 def test_training_is_that_of_the_port(file, dtype, side, taps, bound):
     image = images((3, side, side, 3)).astype(dtype)
     net = port(file, static=False)
-    layers = public_layers(B3, "")
+    layers = public_layers(B3)
     variables = convert(read_torch(file), layers)
-    if dtype == "float64":
-        net, variables = net.double(), double(variables)
-    want = run(net.train(), image)
+    variables = double(variables) if dtype == "float64" else variables
+    want = theirs(net, net.train(), image)
     after = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
     after = convert(after, layers)["batch_stats"]
     with jax.enable_x64(dtype == "float64"):
@@ -363,18 +330,29 @@ def pixels(path, side):
 
 def test_conversion_there_and_back_changes_no_bit(file):
     tensors = read_torch(file)
-    trained = {name for name in tensors if "num_batches_tracked" not in name}
-    for prefix in ("", "encoder."):
-        layers = public_layers(B3, prefix)
-        named = {prefix + name: tensor for name, tensor in tensors.items()}
-        variables = convert(named, layers)
-        back = foreign(variables, layers)
-        assert set(back) == {prefix + name for name in trained}
-        for name, tensor in back.items():
-            np.testing.assert_array_equal(tensor, named[name], name)
-            assert tensor.dtype == np.float32
+    variables = convert(tensors, public_layers(B3))
+    back = foreign(variables, public_layers(B3))
+    assert set(back) == {name for name in tensors if "num_batches" not in name}
+    for name, tensor in back.items():
+        np.testing.assert_array_equal(tensor, tensors[name], name)
+        assert tensor.dtype == np.float32
     want = shapes(network())
     assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda x: x.shape, want)
+
+
+def test_the_encoder_of_a_whole_segmentation_network(file):
+    """As segmentation_models.pytorch saves one: no classifier, a decoder behind."""
+    tensors = read_torch(file)
+    named = {f"encoder.{name}": x for name, x in tensors.items() if "_fc" not in name}
+    named["decoder.blocks.0.conv1.0.weight"] = np.zeros((256, 520, 3, 3), np.float32)
+    named["segmentation_head.0.bias"] = np.zeros(2, np.float32)
+    others = ("decoder", "segmentation_head")
+    got = convert(named, encoder_layers(B3, "encoder."), others)
+    want = shapes(network(("features",)))
+    assert jax.tree.map(np.shape, got) == jax.tree.map(lambda x: x.shape, want)
+    whole = convert(tensors, public_layers(B3))
+    del whole["params"]["fc"]
+    jax.tree.map(np.testing.assert_array_equal, got, whole)
 
 
 def test_static_padding_differs_in_two_blocks():

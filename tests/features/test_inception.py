@@ -12,10 +12,9 @@ from jaxinpaint.features.inception import (
     average_pool,
     resize_bilinear,
 )
-from jaxinpaint.features.load import read_torch
 from jaxinpaint.features.normalization import IMAGENET, SIGNED
-
-QUICK = {"xla_backend_optimization_level": 0}  # halves the time to compile
+from tests.features import parity
+from tests.features.parity import shapes
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +25,6 @@ def strict():
 
 def network(*taps, normalization=SIGNED, dtype=jnp.float32):
     return Inception(taps, normalization, dtype)
-
-
-def shapes(module, *sides):
-    spec = jax.ShapeDtypeStruct((1, *sides, 3), jnp.float32)
-    return jax.eval_shape(module.init_with_output, jax.random.key(0), spec)
 
 
 # torchvision publishes 27,161,264 for 1000 classes with an auxiliary head. That head
@@ -90,32 +84,18 @@ def port():
 
 @pytest.fixture(scope="module")
 def state(port, tmp_path_factory):
-    """The port's tensors out of a file in PyTorch's old format, as the public one."""
-    torch = pytest.importorskip("torch")
-    path = tmp_path_factory.mktemp("inception") / "inception.pth"
-    torch.save(port.state_dict(), path, _use_new_zipfile_serialization=False)
-    return read_torch(path)
+    folder = tmp_path_factory.mktemp("inception")
+    return parity.through_file(port, folder / "inception.pth")
 
 
 @pytest.mark.parametrize("kind, bound", [("float32", 1e-4), ("float64", 1e-9)])
 def test_every_tap_is_the_ports(port, state, kind, bound):
-    torch = pytest.importorskip("torch")
     variables = convert(state, INCEPTION_LAYERS)
-    image = np.random.default_rng(0).uniform(-1, 1, (1, 96, 111, 3)).astype(kind)
-    nchw = torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
-    with torch.no_grad():
-        wants = port.to(nchw.dtype)(nchw)
-    port.float()
-    with jax.enable_x64(kind == "float64"):
-        module = network(*TAPS, dtype=jnp.dtype(kind))
-        variables = jax.tree.map(lambda a: jnp.asarray(a, kind), variables)
-        found = jax.jit(module.apply, compiler_options=QUICK)(variables, image)
-    assert found.keys() == wants.keys() == set(TAPS)
-    for tap, want in wants.items():
-        want, got = np.moveaxis(want.numpy(), 1, -1), np.asarray(found[tap])
-        assert got.shape == want.shape and got.dtype == kind
-        assert 0.1 < np.abs(want).max() < 100, tap  # neither dead nor blown up
-        assert np.abs(got - want).max() < bound * np.abs(want).max(), tap
+    image = parity.images((1, 96, 111, 3), kind)
+    wants = parity.theirs(port, port, image)
+    assert wants.keys() == set(TAPS)
+    found = parity.ours(network(*TAPS, dtype=jnp.dtype(kind)), variables, image)
+    parity.expect_same(found, wants, bound)
 
 
 def test_there_and_back(state):
@@ -208,14 +188,7 @@ def test_resize_keeps_its_size_and_range():
 
 @pytest.fixture(scope="module")
 def stem():
-    """Random variables of the first tap's network, and an image."""
-    _, template = shapes(network("pool1"), 17, 17)
-    draw = np.random.default_rng(0)
-    fill = lambda x: jnp.asarray(draw.uniform(-0.5, 1.0, x.shape), x.dtype)
-    variables = jax.tree.map(fill, dict(template))
-    variables["batch_stats"] = jax.tree.map(jnp.abs, variables["batch_stats"])
-    image = draw.uniform(-1, 1, (1, 17, 17, 3)).astype(np.float32)
-    return variables, image
+    return parity.drawn(network("pool1"), 17)
 
 
 def run(variables, image, **fields):
@@ -234,31 +207,19 @@ def test_grey_is_three_equal_channels(stem):
 def test_the_normalization_is_the_fields(stem):
     """Mapped by hand to what IMAGENET gives, SIGNED sees the same."""
     variables, image = stem
-    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    levels = (((image + 1) / 2 - mean) / std).astype(np.float32)
+    want = run(variables, parity.imagenet(image))
     got = run(variables, image, normalization=IMAGENET)
-    np.testing.assert_allclose(got, run(variables, levels), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3)
     assert np.abs(got - run(variables, image)).max() > 0.1
 
 
 def test_bfloat16_is_close(stem):
-    want = run(*stem)
-    with jax.numpy_dtype_promotion("standard"):  # Flax's norm mixes dtypes
-        half = run(*stem, dtype=jnp.bfloat16)
-    assert half.dtype == jnp.bfloat16
-    error = np.abs(half.astype(np.float32) - want).max()
-    assert 0 < error < 2e-2 * np.abs(want).max()
+    parity.expect_close_in_bfloat16(lambda dtype: run(*stem, dtype=dtype))
 
 
 def test_the_order_is_that_of_taps():
     taps = ("pool2", "pool1")
-    module, found = network(*taps), []
-    spec = jax.ShapeDtypeStruct((1, 27, 27, 3), "float32")
-    jax.eval_shape(
-        lambda x: found.append(list(module.init_with_output(jax.random.key(0), x)[0])),
-        spec,
-    )
-    assert found == [list(taps)]
+    assert parity.order_of_taps(network(*taps), 27) == list(taps)
 
 
 def sides_after(side):

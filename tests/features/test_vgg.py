@@ -7,7 +7,7 @@ from jaxinpaint.features.convert import convert, foreign
 from jaxinpaint.features.load import read_torch
 from jaxinpaint.features.normalization import CAFFE, IMAGENET, SIGNED
 from jaxinpaint.features.vgg import VGG, VGG16, VGG19, vgg_layers, vgg_taps
-from tests.features import hashed
+from tests.features import hashed, parity
 
 # Names of Simonyan and Zisserman, and the modules of the public files (`features`).
 PLACES = {
@@ -26,7 +26,6 @@ PLACES = {
         **{"relu5_1": 29, "relu5_2": 31, "relu5_3": 33, "relu5_4": 35, "pool5": 36},
     },
 }
-MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
 @pytest.fixture(autouse=True)
@@ -111,13 +110,6 @@ def port(blocks, seed):
     return randomize(torch_network, seed)
 
 
-def relative(got, want):
-    want = want.detach().numpy().transpose(0, 2, 3, 1)
-    assert got.shape == want.shape
-    assert 0.1 < np.abs(want).max() < 100  # neither dead nor blown up
-    return np.abs(np.asarray(got) - want).max() / np.abs(want).max()
-
-
 @pytest.mark.parametrize("blocks", [VGG16, VGG19], ids=["vgg16", "vgg19"])
 @pytest.mark.parametrize("kind, bound", [("float32", 1e-4), ("float64", 1e-9)])
 def test_every_tap_is_the_ports(tmp_path, blocks, kind, bound):
@@ -126,17 +118,12 @@ def test_every_tap_is_the_ports(tmp_path, blocks, kind, bound):
     convolutions = [x for x in vgg_layers(blocks) if x.kind == "conv"]
     torch.save(torch_network.state_dict(), tmp_path / "vgg.pth")
     variables = convert(read_torch(tmp_path / "vgg.pth"), convolutions)
-    image = np.random.default_rng(0).uniform(-1, 1, (1, 37, 45, 3)).astype(kind)
-    levels = ((image + 1) / 2 - MEAN) / STD
-    nchw = torch.from_numpy(levels.transpose(0, 3, 1, 2).astype(kind))
-    wants = torch_network.to(nchw.dtype).outputs(nchw)
-    with jax.enable_x64(kind == "float64"):
-        module = network(blocks, *PLACES[blocks], dtype=jnp.dtype(kind))
-        variables = jax.tree.map(lambda a: jnp.asarray(a, kind), variables)
-        found = jax.jit(module.apply)(variables, jnp.asarray(image))
-        assert found.keys() == PLACES[blocks].keys()
-        for tap, place in PLACES[blocks].items():
-            assert relative(found[tap], wants[place]) < bound, tap
+    image = parity.images((1, 37, 45, 3), kind)
+    forward = lambda x: dict(enumerate(torch_network.outputs(x)))
+    outputs = parity.theirs(torch_network, forward, parity.imagenet(image))
+    wants = {tap: outputs[place] for tap, place in PLACES[blocks].items()}
+    module = network(blocks, *PLACES[blocks], dtype=jnp.dtype(kind))
+    parity.expect_same(parity.ours(module, variables, image), wants, bound)
 
 
 def test_the_files_names_are_the_whole_network():

@@ -21,8 +21,12 @@ def strict():
 
 def score(truth, prediction, classes=CLASSES):
     metric = segmentation_metric(classes)
-    counts = np.ones(len(truth), bool)
-    batch = {"truth": truth, "prediction": prediction, "counts": counts}
+    batch = {
+        "truth": truth,
+        "prediction": prediction,
+        "region": np.ones((*truth.shape[:3], 1), np.float32),
+        "counts": np.ones(len(truth), bool),
+    }
     return metric.result(metric.update(metric.init(), batch))
 
 
@@ -43,7 +47,10 @@ def test_confusion_by_hand():
     truth = np.float32([[1, 1, 0, 0, 1]]).reshape(1, 1, 5, 1)
     prediction = np.float32([[0.6, 0.5, 0.51, 0.2, 0.9]]).reshape(1, 1, 5, 1)
     # 0.5 itself is no positive.
-    np.testing.assert_array_equal(confusion(truth, prediction), [[[2, 1, 1]]])
+    region = np.ones_like(truth)
+    np.testing.assert_array_equal(confusion(truth, prediction, region), [[[2, 1, 1]]])
+    region[0, 0, [0, 1, 3]] = 0  # a true positive and the false negative fall away
+    np.testing.assert_array_equal(confusion(truth, prediction, region), [[[1, 1, 0]]])
 
 
 def test_one_class_by_hand():
@@ -131,7 +138,7 @@ def images():
     truth = (draw.random(shape) < 0.3).astype(np.float32)
     prediction = np.where(draw.random(shape) < 0.2, 1 - truth, truth)
     truth[3], prediction[3] = 0, 0
-    region = np.ones((*shape[:3], 1), np.float32)
+    region = (draw.random((*shape[:3], 1)) < 0.8).astype(np.float32)
     return {"truth": truth, "prediction": np.float32(prediction), "region": region}
 
 
@@ -184,7 +191,8 @@ def test_counts_against_a_loop():
     got = run(data, 4, devices=2)
     for number, name in enumerate(CLASSES):
         truth, prediction = (
-            data[word][..., number].astype(bool) for word in ("truth", "prediction")
+            (data[word] * data["region"])[..., number].astype(bool)
+            for word in ("truth", "prediction")
         )
         dices = []
         for t, p in zip(truth, prediction, strict=True):

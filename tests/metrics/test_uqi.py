@@ -100,8 +100,9 @@ def test_region_averages_the_windows_whose_fifth_pixel_is_in_it(bits):
 def test_ramps_worked_by_hand_and_printed():
     g = np.arange(64).reshape(8, 8)
     assert on(g, g + 10) == pytest.approx(0.96316080, abs=1e-7)
-    # The specification prints 0.84317460 for g / 2. By its own formula the covariance
-    # is v / 2 and the variances v and v / 4, and the means go as 1 to 1 / 2: 0.8 * 0.8.
+    # Deviation: the specification prints 0.84317460 for g / 2. By its own formula the
+    # covariance is v / 2, the variances are v and v / 4, and the means go as 1 to 1 / 2:
+    # 0.8 * 0.8.
     assert on(g, g / 2) == pytest.approx(0.64, abs=1e-7)
 
 

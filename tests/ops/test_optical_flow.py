@@ -58,9 +58,9 @@ PAIRS = {
 
 
 def flow_between(previous, following, options):
-    batch = [
-        jnp.asarray(i, jnp.float32)[None, :, :, None] for i in (previous, following)
-    ]
+    """One flow; the batch has two, so that tests of one size share a program."""
+    images = [np.stack([i, i[::-1]])[..., None] for i in (previous, following)]
+    batch = [jnp.asarray(i, jnp.float32) for i in images]
     return np.asarray(farneback(*batch, options)[0])
 
 
@@ -71,14 +71,18 @@ def opencv_flow(previous, following, options):
 
 
 @pytest.mark.parametrize(
-    "case", GOLDEN["cases"], ids=lambda c: f"{c['pair']}-{c['options']}"
+    "options", sorted({tuple(case["options"]) for case in GOLDEN["cases"]})
 )
-def test_equals_opencv(case):
-    pair = PAIRS[case["pair"]]
-    assert [int(image.sum()) for image in pair] == GOLDEN["sums"][case["pair"]]
-    got = flow_between(*pair, FarnebackOptions(*case["options"]))
-    np.testing.assert_allclose(got.mean((0, 1)), case["mean"], atol=2e-5)
-    np.testing.assert_allclose(got[5::12, 5::12], case["samples"], atol=1e-4)
+def test_equals_opencv(options):
+    cases = [case for case in GOLDEN["cases"] if tuple(case["options"]) == options]
+    pairs = [PAIRS[case["pair"]] for case in cases]
+    for case, pair in zip(cases, pairs, strict=True):
+        assert [int(image.sum()) for image in pair] == GOLDEN["sums"][case["pair"]]
+    first, second = jnp.asarray(np.array(pairs)[..., None], jnp.float32).swapaxes(0, 1)
+    got = np.asarray(farneback(first, second, FarnebackOptions(*options)))
+    for n, case in enumerate(cases):
+        np.testing.assert_allclose(got[n].mean((0, 1)), case["mean"], atol=2e-5)
+        np.testing.assert_allclose(got[n, 5::12, 5::12], case["samples"], atol=1e-4)
 
 
 # The definition's own table: mean, then flow at rows and columns of three pixels.
@@ -132,7 +136,7 @@ def test_table_of_the_definition(options, mean, middle, upper_left, lower_right)
 
 
 def sections(name):
-    """Two sections with one between them, [2, 250, 250]."""
+    """Two sections with one between them, [2, H, W]."""
     if name == "fibsem":
         path = SAMPLES / "fibsem_medulla/training_sample1_z2600-2647.tif"
     else:
@@ -142,7 +146,7 @@ def sections(name):
     if name == "fibsem":
         return tifffile.imread(path)[[20, 22]]
     files = sorted(path.iterdir())[:3:2]
-    return np.stack([np.asarray(Image.open(f)) for f in files])[:, 300:550, 300:550]
+    return np.stack([np.asarray(Image.open(f)) for f in files])[:, 300:556, 300:556]
 
 
 # Both are float32 forms of one law. Where noise leaves nearly singular equations under
@@ -165,7 +169,7 @@ def compare(pair, preset, bound):
 
 @pytest.mark.parametrize("name, preset", BOUNDS)
 def test_equals_opencv_on_sections(name, preset):
-    compare(sections(name)[:, :133, :151], preset, BOUNDS[name, preset])
+    compare(sections(name)[:, :111, :73], preset, BOUNDS[name, preset])
 
 
 @pytest.mark.slow
@@ -175,7 +179,7 @@ def test_equals_opencv_on_large_sections(name, preset):
 
 
 @pytest.mark.parametrize(
-    "preset, height, width", [("isoflow", 67, 85), ("opencv_class", 33, 47)]
+    "preset, height, width", [("isoflow", 45, 61), ("opencv_class", 33, 47)]
 )
 def test_odd_sizes(preset, height, width):
     y, x = np.mgrid[:height, :width]
@@ -209,18 +213,6 @@ def test_degenerate_images_stay_finite(preset):
     for pair in ((np.zeros((64, 96)), pattern(0, 0)), (stripes, np.roll(stripes, 2))):
         flow = flow_between(*pair, PRESETS[preset])
         assert np.isfinite(flow).all() and np.abs(flow).max() < 20
-
-
-def test_images_of_a_batch_do_not_meet():
-    first, second = PAIRS["tissue"]
-    one = np.stack([first, second, first[::-1]])[..., None]
-    two = np.stack([second, first, second[::-1]])[..., None]
-    got = farneback(
-        jnp.asarray(one, jnp.float32), jnp.asarray(two, jnp.float32), ISOFLOW
-    )
-    for n in range(3):
-        want = flow_between(one[n, ..., 0], two[n, ..., 0], ISOFLOW)
-        np.testing.assert_allclose(got[n], want, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,21 @@ def test_no_flow_changes_nothing():
         np.testing.assert_array_equal(got, image)
 
 
+@pytest.mark.parametrize("border", ["edge", "zero"])
+def test_a_short_flow_reaches_every_column(border):
+    # 601 is not a number of bfloat16; 0.5 and 1 are.
+    image = jnp.arange(602.0).reshape(1, 1, 602, 1).repeat(2, axis=1)
+    still = jnp.zeros((1, 2, 602, 2), jnp.bfloat16)
+    np.testing.assert_array_equal(warp(image, still, border=border), image)
+    half = warp(image, still.at[..., 0].set(-0.5), border=border)
+    np.testing.assert_array_equal(half[0, 1, 1:, 0], image[0, 1, 1:, 0] - 0.5)
+    slope = jax.grad(lambda flow: jnp.sum(warp(image, flow, border=border)))(
+        still.at[..., 0].set(-0.5)
+    )
+    assert slope.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(slope[0, 0, 1:, 0].astype(jnp.float32), 1)
+
+
 def test_equals_scipy_inside_and_out():
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):

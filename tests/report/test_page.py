@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from jaxinpaint.report import page, panels, paper_tables, scores
+from jaxinpaint.report import page, panels, paper_tables, plots, scores
 
 HOLES = {"32x32": 32, "64x64": 64, "128x128": 128}
 METHODS = {
@@ -433,6 +433,103 @@ def test_a_score_of_a_set_has_no_deviation(tmp_path):
     assert lines["ccpgan"][1] == "41.000"
     assert lines["paper, CREMI A n 100"][1] == "1.989"
     assert scores.below(rows, "constant") == {}  # the least is the best
+
+
+def flow_page(tmp_path, **changes):
+    """A report of FlowInpaint with all of its printed tables."""
+    rows = []
+    for shift, method in enumerate(("flowinpaint", "reference", "no GAN")):
+        for index, name in enumerate(("10%", "30%", "77%")):
+            value = {"psnr": 30.0 - index - shift, "ssim_51": 0.9, "fid": 7.5 + shift}
+            kept = {"method": method, "dataset": "mine", "bin": name, "n": 40}
+            kept |= {"region": "image", "sd": 1.0}
+            rows += [kept | {"metric": m, "value": v} for m, v in value.items()]
+    compared = {"no GAN": {"system": "flowinpaint", "steps": 900}}
+    run = fake_run() | {"system": "flowinpaint", "compared": compared}
+    results = {"rows": rows, "run": run}
+    paper = {"paper_rows": paper_tables.rows("flowinpaint"), "results": results}
+    return write(tmp_path / "r.html", **(LIGHT | paper | changes))
+
+
+def test_the_papers_tables_hold_ours_by_hole_ratio(tmp_path):
+    text = flow_page(tmp_path)
+    read = Reader(text)
+    said = "".join(read.text)
+    grids = [table for table in read.tables if table[0][:2] == ["Method", "Data"]]
+    assert len(grids) == 4
+    for title in ("Table 1", "Table 2", "Table 3", "Table S3"):
+        assert f"<summary>{title}</summary>" in text
+    head, metrics = grids[0][:2]
+    assert head[2:] == ["10%", "30%", "50%"]
+    assert metrics == ["PSNR ↑", "SSIM, 51 x 51 ↑", "FSIM ↑", "FID ↓"] * 3
+    lines = {(line[0], line[1]): line[2:] for line in grids[0][2:]}
+    none = ["–"] * 4  # there are no masks of 50 % here, and no FSIM
+    mine = ["30.00", "0.9000", "–", "7.500", "29.00", "0.9000", "–", "7.500", *none]
+    assert lines["flowinpaint", "minen 40"] == mine
+    assert lines["no GAN", "minen 40"][4] == "27.00"
+    assert list(lines)[:3] == [
+        (name, "minen 40") for name in ("flowinpaint", "reference", "no GAN")
+    ]
+    printed = lines["the paper's system", "CREMI Bn 100"]
+    assert printed[4:8] == ["30.753", "0.910", "0.949", "11.656"]
+    assert ("SSF-Restoration", "CREMI An 100") in lines
+    assert [line[0] for line in grids[2][2:]][3:] == [
+        "FlowInpaint w/o FAL",
+        "FlowInpaint w/o GAN",
+        "the paper's system",
+    ]
+    assert len(grids[3]) == 2 + 6 and "mine" not in "".join(grids[3][2])
+    assert ["the paper's system", "EPFL 5x5x50 nm", "26.762"] == grids[3][5][:3]
+    assert "no smaller one gives its numbers" in said
+    assert "another run of flowinpaint, 900 steps" in said
+    assert "the flow interpolation of both neighbours" not in said  # has no row
+
+
+def test_the_paper_stands_below_ours_metric_by_metric_too(tmp_path):
+    tables = Reader(flow_page(tmp_path)).tables
+    lines = {line[0]: line[1:] for line in tables[0]}
+    assert lines["paper, CREMI A n 100"] == ["36.132", "31.091", "–"]
+    assert lines["paper, CREMI A+B+C mean n 300"] == ["35.936", "30.866", "–"]
+
+
+def test_the_best_printed_number_is_that_of_its_table_and_data(tmp_path):
+    text = flow_page(tmp_path)
+    body = text[text.index("<summary>Table 2") : text.index("<summary>Table 3")]
+    printed = body[body.index('<tbody class="printed">') :]
+    best = re.findall(r'<td class="best"><b>([^<]*)</b>', printed)
+    # FlowInpaint all over, and GuidedGAN at its 10 % PSNR, which is the same.
+    assert best.count("35.936") == 2 and len(best) == 13
+    assert '<td class="best">' not in body[: body.index('<tbody class="printed">')]
+
+
+def test_scores_of_other_weights_do_not_stand_beside_the_papers(tmp_path):
+    rows = [
+        {"method": "flowinpaint", "dataset": "mine", "bin": "10%", "n": 40, "sd": None}
+        | {"region": "image", "metric": metric, "value": 6.25, "weights": weights}
+        for metric, weights in (("fid", "random:0"), ("psnr", None))
+    ]
+    run = fake_run() | {"system": "flowinpaint"}
+    text = flow_page(tmp_path, results={"rows": rows, "run": run})
+    grid = [t for t in Reader(text).tables if t[0][:2] == ["Method", "Data"]][0]
+    assert grid[2][2:6] == ["6.25", "–", "–", "–"]
+
+
+def test_colours_that_come_again_have_another_marker():
+    marks = [(i % len(plots.COLOURS), plots.mark_of(i)) for i in range(64)]
+    assert len(set(marks)) == 64 and marks[3] == (3, 3)
+
+
+def test_the_flow_has_a_legend(tmp_path):
+    panel = fake_panel("section 4", 32)
+    flow = np.zeros((128, 128, 2), np.float32)
+    flow[..., 0] = -2.75
+    few = {"panels": [panel._replace(flow=flow), fake_panel("section 5", 32)]}
+    text = flow_page(tmp_path, **few)
+    assert 'alt="colour wheel of the flow, 3 pixels at its rim"' in text
+    assert "the longest shown has 2.75." in text
+    assert text.count('alt="flow, whole frame"') == 1
+    without = flow_page(tmp_path, panels=few["panels"][1:])
+    assert "colour wheel" not in without and 'alt="flow,' not in without
 
 
 @pytest.mark.parametrize("metric", ["uqi", "ssim_51", "mse", "lpips", "lpips_vgg"])

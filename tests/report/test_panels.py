@@ -129,6 +129,29 @@ def test_draw():
     np.testing.assert_array_equal(outside, [0, 0, 4])
 
 
+def test_flow_is_drawn_whole_and_around_the_hole():
+    flow = np.zeros((40, 30, 2), np.float32)
+    flow[:, :20, 0], flow[:, 29, 1] = 4.0, -8.0  # the last column is outside the zoom
+    drawn = panels.draw(panel()._replace(flow=flow), 16, reach=4.0)
+    frame, zoom = drawn.frames[-1], drawn.zooms[-1]
+    assert (frame.name, zoom.name) == ("flow", "flow")
+    assert (frame.longest, zoom.longest) == (8.0, 4.0)
+    assert frame.difference is zoom.difference is frame.error is None
+    picture = pixels(frame.picture)
+    assert picture.shape == (40 * 6, 30 * 6, 3)
+    for column, want in {
+        5: (0, 90, 190),
+        25: (255, 255, 255),
+        29: (70, 190, 130),
+    }.items():
+        np.testing.assert_array_equal(picture[3, column * 6 + 3], want)
+    np.testing.assert_array_equal(picture[10 * 6 - 1, 13 * 6], panels.OUTLINE)
+    picture = pixels(zoom.picture)
+    np.testing.assert_array_equal(picture[3, 3], (0, 90, 190))
+    np.testing.assert_array_equal(picture[3, -3], (255, 255, 255))
+    assert [tile.name for tile in panels.draw(panel(), 16).zooms][-1] == "telea"
+
+
 def test_large_frames_shrink_and_grey_is_drawn():
     truth = np.full((600, 300, 1), 7, np.uint8)
     mask = np.zeros((600, 300), bool)
@@ -144,6 +167,8 @@ def test_large_frames_shrink_and_grey_is_drawn():
         (panel(telea=np.zeros((40, 30, 3), np.float32)), "telea must be uint8"),
         (panel(neighbor=np.zeros((40, 31, 3), np.uint8)), "neighbor must be uint8"),
         (panel()._replace(mask=np.zeros((40, 30))), "no hole"),
+        (panel()._replace(flow=np.zeros((40, 31, 2))), "flow must be \\[40, 30, 2\\]"),
+        (panel()._replace(flow=np.full((40, 30, 2), np.nan)), "must be .* finite"),
         (panel()._replace(mask=np.full((40, 30), 255)), "0 \\(valid\\) and 1"),
         (panel()._replace(mask=np.ones((30, 40))), "mask must be \\[40, 30\\]"),
         (panel()._replace(images={"truth": np.zeros((2, 2))}), "must hold 'completed'"),

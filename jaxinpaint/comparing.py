@@ -1,0 +1,178 @@
+"""Puts runs beside each other that were scored on the same images.
+
+Stands on the roof: it reads what `evaluation` wrote into the workdirs of other runs.
+"""
+
+import csv
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxinpaint.data import mask_sets
+from jaxinpaint.data.sections import SectionData
+from jaxinpaint.metrics.baselines import BASELINES
+from jaxinpaint.scoring import KEPT, TOLD, Place, Scored
+
+CASES = ("seed", "crop_size", "crops_per_section")  # what places the test images
+
+
+class Rival(NamedTuple):
+    """What another run reached.
+
+    Attributes:
+      name: that its system gets among the methods.
+      facts: `system`, `steps` and `weights` (a digest) of the run.
+      rows: its system's tidy rows.
+      values: (bin, region, metric) -> the score of each image, by its name.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    values: Mapping[tuple[str, str, str], Mapping[str, float]]
+
+    def scored(self, label: str, names: Sequence[str]) -> Scored:
+        """Its scores of one kind of mask.
+
+        Args:
+          label: of the masks.
+          names: of the images, whose order the scores get.
+
+        Raises:
+          ValueError: it scored other images.
+        """
+        scores: dict[Place, Mapping[str, Any]] = {}
+        for row in self.rows:
+            if row["bin"] != label:
+                continue
+            place = row["region"], row["metric"]
+            kept = {key: np.nan if row[key] is None else row[key] for key in KEPT}
+            result = kept | {key: row[key] for key in TOLD if key in row}
+            values = self.values.get((label, *place))
+            if values is not None:
+                if set(values) != set(names):
+                    raise ValueError(
+                        f"config.eval.compare: {self.name!r} scored other images with "
+                        f"the masks {label}; evaluate both runs on the same cases."
+                    )
+                result["values"] = np.array([values[name] for name in names])
+            scores[place] = result
+        return Scored(scores, 0)
+
+
+def check_methods(
+    system: str, also: Sequence[str], compare: Sequence[tuple[str, str]]
+) -> None:
+    """Checks that the methods of a report will have names of their own.
+
+    Args:
+      system: the system's.
+      also: config.eval.also.
+      compare: config.eval.compare, pairs of a name and a workdir.
+
+    Raises:
+      ValueError: `compare` holds no pairs, or a name is taken.
+    """
+    for pair in compare:
+        if isinstance(pair, str) or len(pair) != 2:
+            raise ValueError(
+                "config.eval.compare holds pairs of a name and a workdir, such as "
+                f"(('no GAN', 'runs/no_gan'),); got {pair!r}."
+            )
+    taken = {system, *BASELINES, "completed", "mask"}
+    named = [("also", name) for name in also]
+    named += [("compare", name) for name, _ in compare]
+    for key, name in named:
+        if name in taken or not name or name.startswith("paper"):
+            raise ValueError(
+                f"config.eval.{key} names {name!r}, which is the name of something "
+                "else in a report; give each method one of its own."
+            )
+        taken.add(name)
+
+
+def read_rivals(
+    config: ConfigDict, data: SectionData, dataset: str, weights: Mapping[str, Any]
+) -> list[Rival]:
+    """Reads the runs that `config.eval.compare` names.
+
+    Args:
+      config: of this run.
+      data: built from it; its test cases are drawn once, unless nothing is compared.
+      dataset: this run's, as its results name it.
+      weights: of this run's learned metrics, by metric.
+
+    Raises:
+      FileNotFoundError: a run was not evaluated.
+      ValueError: it was evaluated on other images or masks, or a learned metric with
+        other weights.
+    """
+    if not config.eval.compare:
+        return []
+    manifest = mask_sets.manifest(_masks(data), config.eval.seed)
+    here = {
+        "dataset": dataset,
+        "digest of the stack": data.summary["digest"],
+        "masks": manifest["sha256"],
+        **{f"config.eval.{key}": config.eval[key] for key in CASES},
+        **{f"weights of {metric}": told for metric, told in weights.items()},
+    }
+    return [
+        read_rival(name, Path(workdir), here) for name, workdir in config.eval.compare
+    ]
+
+
+def read_rival(name: str, workdir: Path, here: Mapping[str, Any]) -> Rival:
+    """Reads one run and checks it against `here`, as `read_rivals` makes it."""
+    folder = workdir / "eval"
+    for file in ("metrics.json", "scores.csv"):
+        if not (folder / file).exists():
+            raise FileNotFoundError(
+                f"config.eval.compare: {name!r} has no {folder / file}; run eval.py "
+                f"with --workdir={workdir} first."
+            )
+    results = json.loads((folder / "metrics.json").read_text())
+    run = results["run"]
+    there = {
+        "dataset": run["dataset"],
+        "digest of the stack": run["sections"]["digest"],
+        "masks": run["mask_manifest"],
+        **{f"config.eval.{key}": run["config"]["eval"][key] for key in CASES},
+        **{f"weights of {metric}": w for metric, w in run["metric_weights"].items()},
+    }
+    for what in here:  # a learned metric may be that of one run alone
+        if what in there and there[what] != here[what]:
+            raise ValueError(
+                f"config.eval.compare: {name!r} was scored with another {what}, "
+                f"{there[what]!r}, here {here[what]!r}; evaluate both runs alike."
+            )
+    system = run["system"]
+    return Rival(
+        name,
+        {key: run[key] for key in ("system", "steps", "weights")},
+        [row for row in results["rows"] if row["method"] == system],
+        _values(folder / "scores.csv", system),
+    )
+
+
+def _masks(data: SectionData) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Label, index and mask of every test case."""
+    for label, group in itertools.groupby(data.test_cases(), lambda case: case.label):
+        for index, case in enumerate(group):
+            yield label, index, case.mask
+
+
+def _values(path: Path, system: str) -> dict[tuple[str, str, str], dict[str, float]]:
+    """The score of every image of one method."""
+    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            if line["method"] == system:
+                place = line["bin"], line["region"], line["metric"]
+                found.setdefault(place, {})[line["image"]] = float(line["value"])
+    return found
