@@ -188,6 +188,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "size_multiple": 64,  # images are padded to this, and the result cropped back
         "least_size": 64,
         "panels": 3,  # worst, median and best, so many of each
+        "compare": (),  # (("no GAN", "runs/no_gan"),): a name and a workdir, evaluated
         "lpips": "",  # weights: "imported", "random:SEED" for a dry run; "": left out
         "lpips_vgg": "",
         "fid": "",
