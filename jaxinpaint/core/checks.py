@@ -97,6 +97,21 @@ def expect_dtype(where: str, name: str, array: Any, *allowed: str) -> None:
         )
 
 
+def check_mask_values(where: str, mask: np.ndarray) -> None:
+    """Checks on the host that a mask [B, H, W, 1] holds 0 and 1 alone.
+
+    Raises:
+      MaskValueError: another value.
+    """
+    wrong = (mask != 0) & (mask != 1)
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise MaskValueError(
+            f"{where}: mask must hold 0 (valid) and 1 (hole) alone, got "
+            f"{mask[at]} at {at}; divide a 0-255 mask by 255, threshold soft edges."
+        )
+
+
 def check_mask(where: str, mask: np.ndarray, *, allow_large_holes: bool) -> None:
     """Checks the values of a mask [B, H, W, 1] (1 = hole) on the host.
 
@@ -108,13 +123,7 @@ def check_mask(where: str, mask: np.ndarray, *, allow_large_holes: bool) -> None
     Warns:
       UserWarning: a hole above 76.6 %, the largest that CCPGAN evaluates.
     """
-    wrong = (mask != 0) & (mask != 1)
-    if wrong.any():
-        at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise MaskValueError(
-            f"{where}: mask must hold 0 (valid) and 1 (hole) alone, got "
-            f"{mask[at]} at {at}; divide a 0-255 mask by 255, threshold soft edges."
-        )
+    check_mask_values(where, mask)
     # float64, because float32 cannot tell one valid pixel in 2**25 from none.
     ratios = mask.mean(axis=(1, 2, 3), dtype=np.float64)
     worst = int(ratios.argmax())

@@ -1,19 +1,31 @@
 """Learning-rate schedules by name, the same for every system."""
 
+from collections.abc import Sequence
+
 import optax
 
 
 def schedule(
-    kind: str, learning_rate: float, steps: int, warmup_steps: int, final: float
+    kind: str,
+    learning_rate: float,
+    steps: int,
+    warmup_steps: int,
+    final: float,
+    *,
+    boundaries: Sequence[int] = (),
+    factor: float = 1.0,
 ) -> optax.Schedule:
     """Builds a schedule over optimizer updates.
 
     Args:
-      kind: "constant", "cosine" or "linear"; the last two fall to `final`.
+      kind: "constant"; "cosine" or "linear", which fall to `final`; "piecewise", which
+        is multiplied by `factor` at each of the `boundaries`.
       learning_rate: after the warm-up.
       steps: updates in all, warm-up included.
       warmup_steps: updates of a linear rise from 0; 0 for none.
       final: the last rate as a fraction of `learning_rate`.
+      boundaries: numbers of updates done, behind the warm-up, for "piecewise" alone.
+      factor: of each boundary, for "piecewise" alone.
 
     Raises:
       ValueError: the kind is unknown.
@@ -24,6 +36,9 @@ def schedule(
         "cosine": lambda: optax.cosine_decay_schedule(learning_rate, rest, final),
         "linear": lambda: optax.linear_schedule(
             learning_rate, final * learning_rate, rest
+        ),
+        "piecewise": lambda: optax.piecewise_constant_schedule(
+            learning_rate, {at - warmup_steps: factor for at in boundaries}
         ),
     }
     if kind not in kinds:

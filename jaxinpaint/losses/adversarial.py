@@ -78,3 +78,34 @@ def masked_gradient_penalty(
     direction = jax.lax.stop_gradient(pull.reshape(b, 1, 1, 1) * gradient)
     _, along = jax.jvp(lambda image: critic(params, image).sum(), (x,), (direction,))
     return value + along - jax.lax.stop_gradient(along)
+
+
+def hinge_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Hinge loss of a discriminator.
+
+        mean max(0, 1 - real) + mean max(0, 1 + fake)
+
+    Args:
+      real: logits of true images, any shape; every logit weighs the same.
+      fake: logits of made images.
+
+    Returns:
+      Scalar, at least 0.
+
+    Source: FlowInpaint Eq. 21 without its weight (R32).
+    """
+    return jnp.mean(jax.nn.relu(1.0 - real)) + jnp.mean(jax.nn.relu(1.0 + fake))
+
+
+def hinge_generator(fake: jax.Array) -> jax.Array:
+    """The generator's side of the hinge loss: -mean(fake).
+
+    Args:
+      fake: logits of made images, any shape; every logit weighs the same.
+
+    Returns:
+      Scalar, unbounded.
+
+    Source: FlowInpaint Eq. 20.
+    """
+    return -jnp.mean(fake)

@@ -14,7 +14,7 @@ def masked_l1(truth: jax.Array, prediction: jax.Array, weight: jax.Array) -> jax
     Args:
       truth: [B, H, W, C] float.
       prediction: like truth.
-      weight: [B, H, W, 1], 0 or 1; a batch's pixels are summed together, so that
+      weight: [B, H, W, 1], 0 to 1; a batch's pixels are summed together, so that
         every hole pixel of the batch weighs the same.
 
     Returns:
@@ -23,7 +23,8 @@ def masked_l1(truth: jax.Array, prediction: jax.Array, weight: jax.Array) -> jax
     Raises:
       ShapeMismatchError: shapes disagree.
 
-    Source: CCPGAN Eq. 4, as an L1 distance over the hole (R23, R24).
+    Source: CCPGAN Eq. 4, as an L1 distance over the hole (R23, R24); FlowInpaint
+      Eq. 15 (its R34).
     """
     b, h, w, c = expect_shape("masked_l1", "truth", truth, "B H W C")
     expect_shape("masked_l1", "prediction", prediction, f"{b} {h} {w} {c}")

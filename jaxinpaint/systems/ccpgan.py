@@ -38,6 +38,7 @@ from jaxinpaint.losses.adversarial import masked_gradient_penalty
 from jaxinpaint.losses.reconstruction import masked_l1, spatial_discount
 from jaxinpaint.models.ccpgan import LEAST_SIZE, STRIDE, Critic, Generator
 from jaxinpaint.ops.attention import AttentionOptions
+from jaxinpaint.ops.crop import crop
 from jaxinpaint.ops.keys import check_keys
 
 CRITIC_STRIDE = 32  # four halvings of the image and of its half-size local box
@@ -392,13 +393,3 @@ def local_corner(mask: jax.Array, box: int) -> jax.Array:
     apart = jnp.where(inside == fullest, apart, h * h + w * w)
     best = apart.reshape(b, -1).argmin(axis=1)
     return jnp.stack([best // (w - box + 1), best % (w - box + 1)], axis=1)
-
-
-def crop(x: jax.Array, corner: jax.Array, box: int) -> jax.Array:
-    """[B, H, W, C] -> [B, box, box, C] with its top-left at corner [B, 2]."""
-
-    def one(image: jax.Array, at: jax.Array) -> jax.Array:
-        size = (box, box, image.shape[-1])
-        return jax.lax.dynamic_slice(image, (at[0], at[1], 0), size)
-
-    return jax.vmap(one)(x, corner)

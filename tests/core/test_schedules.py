@@ -41,3 +41,15 @@ def test_a_warm_up_as_long_as_the_run_is_finite(kind):
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="is 'step'; .*'constant', 'cosine'"):
         schedule("step", 1e-3, 10, 0, 0.0)
+
+
+def test_pieces_fall_at_their_boundaries():
+    falling = schedule("piecewise", 2e-3, 100, 0, 0.0, boundaries=(10, 30), factor=0.1)
+    got = jax.vmap(falling)(np.asarray([0, 9, 10, 29, 30, 500]))
+    np.testing.assert_allclose(got, [2e-3, 2e-3, 2e-4, 2e-4, 2e-5, 2e-5], rtol=1e-5)
+
+
+def test_a_warm_up_does_not_move_the_boundaries():
+    rising = schedule("piecewise", 2e-3, 100, 4, 0.0, boundaries=(10,), factor=0.5)
+    got = jax.vmap(rising)(np.asarray([0, 2, 4, 9, 10]))
+    np.testing.assert_allclose(got, [0, 1e-3, 2e-3, 2e-3, 1e-3], rtol=1e-5)

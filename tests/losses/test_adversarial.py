@@ -3,7 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinpaint.losses.adversarial import masked_gradient_penalty, slopes
+from jaxinpaint.losses.adversarial import (
+    hinge_discriminator,
+    hinge_generator,
+    masked_gradient_penalty,
+    slopes,
+)
+from tests.losses.grids import A, B
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +81,20 @@ def test_no_hole_is_finite():
     value, grad = jax.value_and_grad(loss)(params)
     assert value == pytest.approx(1.0, abs=1e-5)  # slope 1e-6, the floor's root
     assert np.all(np.asarray(grad["w"]) == 0)
+
+
+def test_hinge_golden_numbers():
+    """Specification of FlowInpaint, 5.7: D(real) = a, D(fake) = b."""
+    with jax.enable_x64(True):
+        both = hinge_discriminator(jnp.asarray(A), jnp.asarray(B))
+        assert both == pytest.approx(1.9966145833, abs=1e-10)
+        assert hinge_generator(jnp.asarray(B)) == pytest.approx(0.0026041667, abs=1e-10)
+
+
+def test_a_hinge_beyond_the_margin_is_at_rest():
+    # By hand: 1 - 3 < 0 and 1 - 4 < 0 count nothing; 1 - 0.5 and 1 - 0.25 do.
+    real, fake = np.float32([3.0, 0.5]), np.float32([-4.0, -0.25])
+    assert hinge_discriminator(real, fake) == pytest.approx(0.5 / 2 + 0.75 / 2)
+    pulls = jax.grad(hinge_discriminator, argnums=(0, 1))(real, fake)
+    np.testing.assert_array_equal(pulls[0], [0.0, -0.5])
+    np.testing.assert_array_equal(pulls[1], [0.0, 0.5])

@@ -1,8 +1,10 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxinpaint.losses.reconstruction import masked_l1, spatial_discount
+from tests.losses.grids import A, B, M
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +26,23 @@ def test_counts_only_the_hole():
 def test_without_a_hole_it_is_zero():
     x = np.ones((1, 2, 2, 1), np.float32)
     assert masked_l1(x, -x, 0 * x) == 0.0
+
+
+def test_golden_numbers_of_both_regions():
+    """Specification of FlowInpaint, 5.7."""
+    with jax.enable_x64(True):
+        hole = masked_l1(jnp.asarray(A), jnp.asarray(B), jnp.asarray(M))
+        valid = masked_l1(jnp.asarray(A), jnp.asarray(B), jnp.asarray(1 - M))
+    assert hole == pytest.approx(0.7230158730, abs=1e-10)
+    assert valid == pytest.approx(0.7119937695, abs=1e-10)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 7])
+def test_a_constant_error_weighs_the_same_in_a_hole_of_any_size(rows):
+    x = np.zeros((2, 8, 8, 1), np.float32)
+    mask = np.zeros_like(x)
+    mask[:, :rows] = 1
+    assert masked_l1(x, x + 0.5, mask) == pytest.approx(0.5, rel=1e-6)
 
 
 def test_shapes_must_agree():
