@@ -46,8 +46,8 @@ def test_every_command_explains_itself(name, capsys):
 
 def test_the_words_of_score_do_not_wait_for_jax():
     code = (
-        "import argparse, sys; from jaxinpaint import score_command\n"
-        "score_command.add_arguments(argparse.ArgumentParser())\n"
+        "import argparse, sys; from jaxinpaint.commands import score\n"
+        "score.add_arguments(argparse.ArgumentParser())\n"
         "sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -177,7 +177,14 @@ def start(
         log.say(f"Going on from step {back.step}.")
         skipped = (back.meta[name] for name in ("skipped_updates", "skipped_lately"))
         return back.state, back.step, BadUpdates(*skipped)
-    state = jax.jit(system.init, out_shardings=replicated(mesh))(key)
+    # Run once, and drawing random numbers compiles for long: a third of the time or less
+    # where the compiler does not try hard.
+    init = jax.jit(
+        system.init,
+        out_shardings=replicated(mesh),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    state = init(key)
     if init_from:
         other = Path(init_from) / "checkpoints"
         found = restore_variables(other, template.variables, replicated(mesh))

@@ -260,7 +260,7 @@ def test_a_restorer_gets_what_is_derived(tmp_path):
 
     def restore(batch):
         given.update(batch)
-        return batch["between"]
+        return {"completed": batch["between"]}
 
     write_restored(cases, ["image", "between", "mask"], restore, 3, 1, tmp_path / "out")
     assert given["between"].shape == (3, 8, 8, 1)
