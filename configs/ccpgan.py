@@ -149,6 +149,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "validation_fraction": 0.05,
         "test_fraction": 0.25,
         "spacing": 1,  # previous and following are so many sections away
+        "largest_shift": 32,  # px between them that flow may bridge; 0: unchecked
         "neighbor": "psnr",  # R35; "random" draws previous or following
         "flips": False,  # R34
         "validation_crops": 8,

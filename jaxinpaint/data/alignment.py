@@ -94,13 +94,29 @@ def check_alignment(sections: Sections, limit: int = 32, *, apart: int = 2) -> N
     Source: FlowInpaint sections 2.6 and 9.4.
     """
     for first in range(len(sections) - apart):
-        second = first + apart
-        shift = shift_between(sections[first], sections[second])
-        if max(map(abs, shift)) > limit:
-            raise MisalignedStackError(
-                f"sections {first} and {second} are shifted by {shift} px; align the "
-                f"stack first (limit {limit})"
-            )
+        check_pair(sections, first, first + apart, limit)
+
+
+def check_pair(sections: Sections, first: int, second: int, limit: int) -> None:
+    """Checks that flow can follow the shift between two sections.
+
+    Args:
+      sections: as in `check_alignment`.
+      first: position of the one.
+      second: position of the other.
+      limit: largest shift in pixels along either axis.
+
+    Raises:
+      MisalignedStackError: a larger shift.
+      ValueError: sections that cannot be compared.
+    """
+    shift = shift_between(sections[first], sections[second])
+    if max(map(abs, shift)) > limit:
+        raise MisalignedStackError(
+            f"sections {first} and {second} are shifted by {shift} px; align the "
+            f"stack first (limit {limit}), or set config.data.largest_shift if they "
+            "are aligned and look alike by chance."
+        )
 
 
 def _blurred_middle(section: np.ndarray) -> np.ndarray:

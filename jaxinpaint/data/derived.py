@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
+from jaxinpaint.data.alignment import check_pair
 from jaxinpaint.data.stack import Stack
 
 LINE_EVERY = 30.0  # seconds between plain lines where there is no terminal
@@ -81,7 +82,9 @@ def open_cache(stack: Stack, recipe: Any, spacing: int) -> Cache:
     return Cache(path, recipe.function, spacing, sections)
 
 
-def compute(cache: Cache, volume: np.ndarray, positions: Iterable[int]) -> None:
+def compute(
+    cache: Cache, volume: np.ndarray, positions: Iterable[int], largest_shift: int
+) -> None:
     """Computes the derived sections that are still missing.
 
     Of several processes one works at a time, and the next finds its sections done;
@@ -91,8 +94,11 @@ def compute(cache: Cache, volume: np.ndarray, positions: Iterable[int]) -> None:
       cache: of the stack; its `sections` change.
       volume: [Z, H, W, C], the stack.
       positions: of targets that have both neighbours.
+      largest_shift: pixels that the neighbours of a section to be computed may be
+        shifted against each other; 0 for any.
 
     Raises:
+      MisalignedStackError: they are shifted further.
       ValueError: the function returns another shape or dtype.
     """
     sections, wanted = cache.sections, sorted(set(positions))
@@ -106,7 +112,10 @@ def compute(cache: Cache, volume: np.ndarray, positions: Iterable[int]) -> None:
             fcntl.flock(place, fcntl.LOCK_EX)  # until the file closes
         missing = [z for z in wanted if os.pread(place, 1, marks + z) != b"\1"]
         for z in _shown(missing, cache.path.name.split("_spacing_")[0]):
-            between = (volume[z - cache.spacing], volume[z + cache.spacing])
+            ends = (z - cache.spacing, z + cache.spacing)
+            if largest_shift:
+                check_pair(volume, *ends, largest_shift)
+            between = (volume[ends[0]], volume[ends[1]])
             made = np.asarray(cache.function(*between, 0.5))
             if (made.shape, made.dtype) != (sections.shape[1:], sections.dtype):
                 raise ValueError(

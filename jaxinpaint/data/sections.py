@@ -105,14 +105,15 @@ def build(
     test_fraction, spacing (how many sections away the neighbours are),
     neighbor ("psnr", or "random": either side for each crop),
     validation_crops, phantom, damage (a folder of masks named like the sections, ""
-    for none), and flag_lost (whether to look for lost sections, R41); of `config.eval` crop_size (0 = whole sections), crops_per_section,
-    masks and seed.
+    for none), flag_lost (whether to look for lost sections, R41) and largest_shift (px
+    that the neighbours of a derived section may lie apart, 0 for any); of
+    `config.eval` crop_size (0 = whole sections), crops_per_section, masks and seed.
 
     Damaged sections are targets nowhere and no training neighbours; lost sections are
-    damaged in every pixel, so that none is read anywhere. Targets of a
-    system that asks for `previous`, `following` or what is derived have both. Derived
-    sections are computed for the targets that are read: those of training by the
-    first batch, of validation here, of test by the first case.
+    damaged in every pixel, so that none is read anywhere. Targets of a system that asks
+    for `previous`, `following` or what is derived have both. Derived sections are
+    computed for the targets that are read: those of training by the first batch, of
+    validation here, of test by the first case.
 
     Args:
       config: as above; every key must be there.
@@ -158,7 +159,7 @@ def build(
         spacing,
         {name: np.asarray(cache.sections) for name, cache in caches.items()},
     )
-    prepare = _preparer(caches, view)
+    prepare = _preparer(caches, view, data.largest_shift)
     both = bool({"previous", "following", *caches} & set(batch_spec))
     sound = [z for z in range(len(stack.names)) if z not in view.damage]
     split = split_sections(
@@ -327,7 +328,7 @@ def _check_sections(config: ConfigDict, size: int, stack: Stack) -> None:
 
 
 def _preparer(
-    caches: Mapping[str, Cache], view: View
+    caches: Mapping[str, Cache], view: View, largest_shift: int
 ) -> Callable[[str, list[int]], None]:
     """Makes (part, positions) -> None, which computes what is derived, once a part."""
     lock, ready = threading.Lock(), set[str]()
@@ -337,7 +338,7 @@ def _preparer(
             if part in ready:
                 return
             for cache in caches.values():
-                compute(cache, view.volume, positions)
+                compute(cache, view.volume, positions, largest_shift)
             ready.add(part)
 
     return prepare

@@ -88,7 +88,7 @@ def test_the_error_names_the_pair():
     stack[4] = window(whole, 47, -3)
     message = (
         r"sections 2 and 4 are shifted by \(44, -3\) px; align the stack first "
-        r"\(limit 32\)"
+        r"\(limit 32\), or set"
     )
     with pytest.raises(MisalignedStackError, match=message) as caught:
         check_alignment(stack)

@@ -6,6 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from jaxinpaint.data import images, sections
+from jaxinpaint.data.alignment import MisalignedStackError
 from jaxinpaint.data.derived import compute, open_cache
 from jaxinpaint.data.stack import open_stack
 from jaxinpaint.evaluation.filling import write_restored
@@ -48,8 +49,8 @@ def test_the_mean_of_both_by_hand(tmp_path, dtype):
     volume, calls = squares(7, dtype), []
     near, stack = opened(tmp_path, volume, calls)
     far, _ = opened(tmp_path, volume, calls, spacing=2)
-    compute(near, volume, [2, 5, 2])
-    compute(far, volume, [2])
+    compute(near, volume, [2, 5, 2], 0)
+    compute(far, volume, [2], 0)
     assert calls == [(1, 9), (16, 36), (0, 16)]
     assert near.sections.dtype == dtype
     # ((z - 1)^2 + (z + 1)^2) / 2 = z^2 + 1, and z^2 + 4 two sections away.
@@ -64,12 +65,12 @@ def test_the_mean_of_both_by_hand(tmp_path, dtype):
 
 def test_it_is_computed_once(tmp_path):
     volume, calls = squares(7), []
-    compute(opened(tmp_path, volume, calls)[0], volume, [1, 2])
+    compute(opened(tmp_path, volume, calls)[0], volume, [1, 2], 0)
     again = opened(tmp_path, volume, calls)[0]
     np.testing.assert_array_equal(again.sections[1:3], volume[1:3] + 1)
-    compute(again, volume, [1, 2])
+    compute(again, volume, [1, 2], 0)
     assert len(calls) == 2
-    compute(again, volume, [1, 2, 3])
+    compute(again, volume, [1, 2, 3], 0)
     assert calls[2:] == [(4, 16)]
     others = [{"spacing": 2}, {"digest": "other"}, {"name": "median"}]
     paths = {again.path}
@@ -77,7 +78,7 @@ def test_it_is_computed_once(tmp_path):
         other = opened(tmp_path, volume, calls, **options)[0]
         assert not other.sections.any()
         paths.add(other.path)
-    compute(opened(tmp_path, volume + np.uint8(1), calls)[0], volume, [1])
+    compute(opened(tmp_path, volume + np.uint8(1), calls)[0], volume, [1], 0)
     assert len(paths) == 4 and len(calls) == 4
     assert not list(again.path.parent.glob(".*"))  # nothing unfinished
 
@@ -86,13 +87,13 @@ def test_an_interruption_leaves_no_half(tmp_path):
     volume, calls = squares(7), []
     cache, _ = opened(tmp_path, volume, calls)
     with pytest.raises(RuntimeError, match="interrupted"):
-        compute(cache._replace(function=counted(calls, (1, 9))), volume, [1, 2, 3])
+        compute(cache._replace(function=counted(calls, (1, 9))), volume, [1, 2, 3], 0)
     # A process that died while it wrote section 2: pixels without a mark.
     with open(cache.path, "r+b") as file:
         file.seek(cache.sections.offset + 2 * 12 * 16)
         file.write(b"\7" * 100)
     again, _ = opened(tmp_path, volume, calls)
-    compute(again, volume, [1, 2, 3])
+    compute(again, volume, [1, 2, 3], 0)
     assert calls == [(0, 4), (1, 9), (4, 16)]
     np.testing.assert_array_equal(again.sections[1:4], volume[1:4] + 1)
 
@@ -104,7 +105,7 @@ def test_several_may_compute_at_once(tmp_path):
 
     def work(cache):
         gate.wait()
-        compute(cache, volume, range(1, 8))
+        compute(cache, volume, range(1, 8), 0)
 
     threads = [threading.Thread(target=work, args=(cache,)) for cache in caches]
     for thread in threads:
@@ -119,11 +120,11 @@ def test_several_may_compute_at_once(tmp_path):
 def test_creating_it_twice_keeps_the_first(tmp_path, monkeypatch):
     volume, calls = squares(5), []
     first, _ = opened(tmp_path, volume, calls)
-    compute(first, volume, [1])
+    compute(first, volume, [1], 0)
     monkeypatch.setattr(type(first.path), "exists", lambda path: False)
     second, _ = opened(tmp_path, volume, calls)  # looked before the first was there
     monkeypatch.undo()
-    compute(second, volume, [1])
+    compute(second, volume, [1], 0)
     assert len(calls) == 1
     np.testing.assert_array_equal(second.sections[1], volume[1] + 1)
 
@@ -133,7 +134,7 @@ def test_what_cannot_be_kept(tmp_path):
     stack = open_stack(volume, tmp_path / "cache", LIMIT)
     for wrong in (lambda a, b, t: a[1:], lambda a, b, t: a.astype(np.float32)):
         with pytest.raises(ValueError, match=r"section 1 must become uint8 \[12, 16"):
-            compute(open_cache(stack, recipe(wrong), 1), volume, [1])
+            compute(open_cache(stack, recipe(wrong), 1), volume, [1], 0)
     with pytest.raises(ValueError, match="called 'a/b'"):
         open_cache(stack, recipe(None, name="a/b"), 1)
     cache = open_cache(stack, recipe(None), 1)
@@ -165,6 +166,7 @@ def config_of(tmp_path, volume, **changes):
                 "validation_fraction": 0.25,
                 "test_fraction": 0.25,
                 "spacing": 1,
+                "largest_shift": 0,
                 "neighbor": "psnr",
                 "validation_crops": 9,
             },
@@ -277,3 +279,18 @@ def test_what_nobody_derives_is_refused(tmp_path):
     config = config_of(tmp_path, squares(14))
     with pytest.raises(ValueError, match="asks for .*'between'.*offer .*'other'"):
         sections.build(config, spec("between"), derived={"other": recipe(None)})
+
+
+def test_sections_too_far_apart_are_refused_before_anything_is_computed(tmp_path):
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (30, 30), np.uint8).repeat(10, 0).repeat(10, 1)
+    shifts = (0, 3, 5, 44, 8)
+    volume = np.stack([blocks[100:260, 50 + d : 210 + d] for d in shifts])[..., None]
+    cache, _ = opened(tmp_path, volume, calls := [])
+    with pytest.raises(MisalignedStackError, match=r"sections 1 and 3 .* \(-41, 0\)"):
+        compute(cache, volume, [2], 32)
+    assert not calls
+    compute(cache, volume, [1], 32)
+    compute(cache, volume, [2], 41)
+    compute(cache, volume, [3], 0)
+    assert len(calls) == 3

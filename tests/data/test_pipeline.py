@@ -138,6 +138,7 @@ def test_from_a_config_to_batches(tmp_path):
                 "validation_fraction": 0.1,
                 "test_fraction": 0.2,
                 "spacing": 1,
+                "largest_shift": 0,
                 "neighbor": "psnr",
                 "validation_crops": 4,
                 "phantom": {"sections": 10, "height": 64, "width": 72, "seed": 0},

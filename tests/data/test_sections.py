@@ -73,6 +73,7 @@ def config_of(tmp_path, **changes):
                 "validation_fraction": 0.2,
                 "test_fraction": 0.25,
                 "spacing": 1,
+                "largest_shift": 0,
                 "neighbor": "psnr",
                 "validation_crops": 5,
                 "phantom": {"sections": Z, "height": H, "width": W, "seed": 3},
