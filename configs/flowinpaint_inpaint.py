@@ -33,7 +33,7 @@ PRESETS = {
     "demo": {
         "batch_size": 4,
         "image_size": 64,
-        "steps": 1000,
+        "steps": 2000,
         "refine.channels": (4, 8, 16, 24, 32, 48),
         "refine.hidden": (32, 24, 16, 8, 4),
         "inpaint.channels": (8, 16, 32, 64, 96, 96),
