@@ -81,6 +81,8 @@ def test_normal_distributions_with_common_axes():
 @pytest.mark.parametrize(("n1", "n2"), [(200, 150), (60, 33)])
 def test_square_root_by_another_program(n1, n2):
     x, y = draw(n1, 24), draw(n2, 24, seed=3, offset=0.3)
+    # The other program takes the root of a product that is not symmetric, which
+    # costs it half of float64's digits.
     assert distance(x, y) == pytest.approx(literal(x, y), rel=1e-8)
 
 
@@ -195,6 +197,7 @@ def test_metric_of_grey_levels(channels, top):
     scale = np.float32(top / 255)
     scaled = {**data, **{n: data[n] * scale for n in ("truth", "prediction")}}
     got = fid(8, scaled, top=top)
+    # The features are float32; the distance is not.
     assert got["value"] == pytest.approx(expected(data, 255.0), rel=1e-5)
     assert np.isnan(got["sd"])
     assert (got["n"], got["infinite"], got["undefined"]) == (IMAGES, 0, 0)
@@ -207,6 +210,7 @@ def test_batches_padding_and_devices_change_nothing(size, devices):
     data = images()
     assert fid(size, data, devices)["n"] == IMAGES
     want = fid(11, data)["value"]
+    # A program of another batch size may add up float32 features in another order.
     assert fid(size, data, devices)["value"] == pytest.approx(want, rel=1e-6)
 
 

@@ -251,6 +251,7 @@ def test_port_and_laws(name):
         want = port(rival, *(x.permute(0, 3, 1, 2) for x in rows)).numpy()
     assert (want > 0.01).all()
     score = jax.jit(functools.partial(lpips, make(jnp.float32), variables, linear))
+    # The bound of a whole network with converted weights, in float32.
     np.testing.assert_allclose(score(truth, prediction), want, rtol=1e-4)
     np.testing.assert_allclose(score(prediction, truth), want, rtol=1e-4)
     np.testing.assert_array_equal(score(truth, truth), np.zeros_like(want))
