@@ -7,7 +7,7 @@ paper  512 x 512, 150,000 iterations of 5 critic and 1 generator updates at batc
        about 5.9e18 FLOP. Needs your own registered stack in config.data.source.
 demo   1000 short steps on synthetic tissue: 3 min 53 s on two CPU cores; in the hole
        16.7 to 17.9 dB, above every classical fill of the same report but on 64 x 64
-       squares, larger than any it trains on: 0.2 dB below the mean of both neighbours.
+       squares, larger than any it trains on: 0 to 0.2 dB below both neighbours' mean.
 smoke  seconds; for the contract tests.
 
 Own data: --config.data.source=PATH, a folder of section images or a multi-page TIFF.
