@@ -42,6 +42,15 @@ def by_path(tree: Tree) -> dict[str, Any]:
     return named
 
 
+def tree_digest(tree: Tree) -> str:
+    """SHA-256 over the paths and bytes of all leaves, in the tree's order."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
 def listed(words: Sequence[str]) -> str:
     """Joins words for a message and cuts a long list."""
     more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""

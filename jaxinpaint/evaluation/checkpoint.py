@@ -19,6 +19,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 import jaxinpaint
 from jaxinpaint import systems
+from jaxinpaint.core.manifest import tree_digest
 from jaxinpaint.data import mask_sets, pipeline
 from jaxinpaint.data.images import read_mask
 from jaxinpaint.data.sections import Case, SectionData
@@ -38,10 +39,10 @@ from jaxinpaint.evaluation.learned import (
 )
 from jaxinpaint.evaluation.runs import (
     Run,
+    check_frozen,
     device_name,
     open_run,
     training_minutes,
-    weights_digest,
 )
 from jaxinpaint.evaluation.scoring import Filled, More, Scored, score, tidy
 from jaxinpaint.evaluation.showing import panels
@@ -97,8 +98,8 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
       The report's path.
 
     Raises:
-      ValueError: the workdir holds another model, or another split of this stack, or
-        the data do not fit.
+      ValueError: the workdir holds another model, another split of this stack, or a
+        run on other frozen weights, or the data do not fit.
       FileNotFoundError: there is no such checkpoint.
       ImportError: the extra `baselines` or `report` is not installed.
     """
@@ -110,14 +111,14 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     check_methods(config.system, also, config.eval.compare)
     system = systems.build(config)
     run = open_run(config, system, workdir, step)
+    frozen = system.load_frozen()
+    check_frozen(run, tree_digest(frozen))
     derived = systems.derived(config)
     data = pipeline.build(config, system.batch_spec, 0, 1, derived)
     folder = workdir / "eval"
     channels = data.summary["sections"][-1]
     names, size = list(system.batch_spec), config.eval.batch_size
-    restore = predictor(
-        config, system, run.variables, system.load_frozen(), also, ("flow",)
-    )
+    restore = predictor(config, system, run.variables, frozen, also, ("flow",))
     made: set[str] = set()
 
     def fill(cases: Sequence[Case]) -> Filled:
@@ -145,6 +146,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
         written_masks(bins, folder / "images"), config.eval.seed
     )
     facts = facts_of(config, run, data, bins, manifest)
+    facts["frozen_weights"] = tree_digest(frozen) if frozen else None
     facts["metric_weights"] = judges.weights
     facts["compared"] = {rival.name: rival.facts for rival in rivals}
     bins = [joined(one, rivals) for one in bins]
@@ -275,7 +277,7 @@ def facts_of(
         "minutes": training_minutes(run.records),
         "device": device_name(run.machine),
         "steps": run.step,
-        "weights": weights_digest(run.variables),
+        "weights": tree_digest(run.variables),
         "mask_manifest": manifest["sha256"],
         "version": jaxinpaint.__version__,
         "cases": sum(len(one.names) for one in bins),

@@ -1,14 +1,12 @@
 """Opens what training left in a workdir: a checkpoint, and how it came to be."""
 
 import collections
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from jaxinpaint.core.checkpoint import restore_variables
@@ -35,6 +33,8 @@ class Run(NamedTuple):
     Attributes:
       variables: of the checkpoint.
       step: of the checkpoint.
+      frozen: digest of the frozen variables that it was trained with; None where the
+        checkpoint does not say.
       records: of `metrics.jsonl`, up to it.
       machine: that it was trained on, as `environment` tells it.
       same_stack: whether the config names the stack that it was trained on.
@@ -42,6 +42,7 @@ class Run(NamedTuple):
 
     variables: Variables
     step: int
+    frozen: str | None
     records: Sequence[Mapping[str, Any]]
     machine: Mapping[str, Any]
     same_stack: bool
@@ -70,6 +71,7 @@ def open_run(
     return Run(
         restored.state,
         restored.step,
+        restored.meta.get("frozen"),
         read_records(workdir / "metrics.jsonl", restored.step),
         json.loads((workdir / "environment.json").read_text()),
         same_stack,
@@ -122,10 +124,20 @@ def device_name(machine: Mapping[str, Any]) -> str:
     return f"{', '.join(names)} ({machine['processor']})"
 
 
-def weights_digest(variables: Variables) -> str:
-    """SHA-256 over all parameters, in the tree's order."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
+def check_frozen(run: Run, frozen: str) -> None:
+    """Refuses a checkpoint beside other frozen variables than it was trained with.
+
+    Args:
+      run: opened.
+      frozen: digest of the variables that the config's `load_frozen` gives now.
+
+    Raises:
+      ValueError: they are others: of another earlier stage, or of one that has been
+        trained on since.
+    """
+    if run.frozen not in (None, frozen):
+        raise ValueError(
+            f"step {run.step} was trained with frozen weights of SHA-256 {run.frozen}, "
+            f"and the config now names weights of {frozen}; name the earlier stage as "
+            "it was then, or train this run again."
+        )

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from jaxinpaint.core.checkpoint import Checkpoints, restore_variables
 from jaxinpaint.core.checks import check_training_batch
 from jaxinpaint.core.levels import scale_batch
+from jaxinpaint.core.manifest import tree_digest
 from jaxinpaint.core.system import Batch, Key, Scalars, System, TrainState, Variables
 from jaxinpaint.training.guard import BadUpdates, Update, guarded
 from jaxinpaint.training.log import SAVED, Log, Pace
@@ -85,11 +86,13 @@ def train(
     ):
         make_key = lambda: jax.random.key(config.seed)
         key = jax.jit(make_key, out_shardings=replicated(mesh))()
+        loaded = system.load_frozen()
+        frozen_digest = tree_digest(loaded)
         state, step, bad_updates = start(
-            system, key, checkpoints, mesh, log, config.init_from
+            system, key, checkpoints, mesh, log, config.init_from, frozen_digest
         )
         log.start_at(step)
-        frozen = put_whole(system.load_frozen(), mesh)
+        frozen = put_whole(loaded, mesh)
         score = Validation(system, validation, mesh, key)
         stream = batches(step)
         opening = next(stream)
@@ -120,6 +123,7 @@ def train(
             log.scalars(step, {**scores, SAVED: max(checkpoints.steps(), default=0)})
             meta = {
                 "config": to_json(config),
+                "frozen": frozen_digest,
                 "skipped_updates": bad_updates.total,
                 "skipped_lately": bad_updates.recent,
             }
@@ -162,11 +166,16 @@ def start(
     mesh: Mesh,
     log: Log,
     init_from: str,
+    frozen_digest: str,
 ) -> tuple[TrainState, int, BadUpdates]:
     """The newest checkpoint's state, or a fresh one where none was ever saved.
 
     A fresh state takes the variables of the run in the workdir `init_from`, if one is
     named; its optimizers and steps begin anew.
+
+    Raises:
+      ValueError: the checkpoint was trained with other frozen variables than those of
+        this digest: an earlier stage that has changed since.
     """
     template = jax.eval_shape(system.init, key)
     for name, variables in template.variables.items():
@@ -174,16 +183,20 @@ def start(
         log.say(f"{name}: {count:,} parameters")
     if checkpoints.steps():
         back = checkpoints.restore(template, replicated(mesh))
+        if back.meta.get("frozen", frozen_digest) != frozen_digest:
+            raise ValueError(
+                f"step {back.step} was trained with frozen weights of SHA-256 "
+                f"{back.meta['frozen']}, which are now {frozen_digest}: an earlier "
+                "stage has changed since. Begin a new workdir, or give the old weights."
+            )
         log.say(f"Going on from step {back.step}.")
         skipped = (back.meta[name] for name in ("skipped_updates", "skipped_lately"))
         return back.state, back.step, BadUpdates(*skipped)
-    # Run once, and drawing random numbers compiles for long: a third of the time or less
-    # where the compiler does not try hard.
-    init = jax.jit(
-        system.init,
-        out_shardings=replicated(mesh),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
+    # Run once, and on CPU drawing random numbers compiles for long: a third of the time
+    # or less where the compiler does not try hard.
+    on_cpu = jax.default_backend() == "cpu"
+    quick = {"xla_backend_optimization_level": 0} if on_cpu else None
+    init = jax.jit(system.init, out_shardings=replicated(mesh), compiler_options=quick)
     state = init(key)
     if init_from:
         other = Path(init_from) / "checkpoints"

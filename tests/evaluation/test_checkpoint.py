@@ -108,7 +108,7 @@ def make_config(tmp_path, source, channels):
     return config
 
 
-def make_run(folder, config):
+def make_run(folder, config, meta=None):
     """A workdir as training leaves it, of the toy system."""
     folder.mkdir()
     workdirs.open_workdir(folder, config)
@@ -128,7 +128,7 @@ def make_run(folder, config):
         keep_best=0,
         best=("eval/psnr", "max"),
     ) as checkpoints:
-        checkpoints.save(20, state, {}, {})
+        checkpoints.save(20, state, meta or {}, {})
     return folder
 
 
@@ -645,6 +645,26 @@ def test_another_stack_may_be_scored_and_old_results_go(tmp_path, quick):
     page = (run / "eval" / "report.html").read_text()
     assert "another stack than the one that was trained on" in page
     assert not stale.exists() and (run / "eval" / "mine.txt").exists()
+
+
+def test_an_earlier_stage_that_has_changed_is_refused(tmp_path, quick, monkeypatch):
+    write_stack(tmp_path / "kidney", "uint8", 1)
+    config = make_config(tmp_path, tmp_path / "kidney", 1)
+    now = {"earlier": {"params": {"w": np.float32([1, 2])}}}
+    # Worked out apart from the code: the path's letters, then the bytes.
+    digest = hashlib.sha256(
+        b"['earlier']['params']['w']" + now["earlier"]["params"]["w"].tobytes()
+    )
+    staged = lambda config: toy(config)._replace(load_frozen=lambda: now)
+    monkeypatch.setattr(checkpoint.systems, "build", staged)
+    then = make_run(tmp_path / "then", config, {"frozen": "0" * 64})
+    with pytest.raises(ValueError, match="trained with frozen weights of SHA-256 0000"):
+        checkpoint.evaluate_run(config, then, None)
+    assert not (then / "eval").exists()
+    same = make_run(tmp_path / "same", config, {"frozen": digest.hexdigest()})
+    checkpoint.evaluate_run(config, same, None)
+    facts = json.loads((same / "eval" / "metrics.json").read_text())["run"]
+    assert facts["frozen_weights"] == digest.hexdigest()
 
 
 def test_runs_stand_beside_each_other(tmp_path, quick):

@@ -244,8 +244,9 @@ def test_a_new_run_begins_with_another_run_s_variables(tmp_path):
         ) as checkpoints,
     ):
         first = str(tmp_path / "first")
-        state, step, _ = loop.start(toy.system(), key, checkpoints, mesh, log, first)
-        fresh, _, _ = loop.start(toy.system(), key, checkpoints, mesh, log, "")
+        run = (toy.system(), key, checkpoints, mesh, log)
+        state, step, _ = loop.start(*run, first, "")
+        fresh, _, _ = loop.start(*run, "", "")
         trained = restore_variables(
             tmp_path / "first" / "checkpoints", fresh.variables, replicated(mesh)
         )

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import pytest
 
 from jaxinpaint.core.checkpoint import DamagedCheckpointError
@@ -47,6 +48,20 @@ def test_seeds_make_a_difference(tmp_path):
     toy.run(tmp_path / "0", steps=1)
     toy.run(tmp_path / "1", steps=1, seed=1)
     assert toy.records(tmp_path / "0") != toy.records(tmp_path / "1")
+
+
+def frozen(value):
+    """The toy with an earlier stage that it never reads."""
+    weights = {"earlier": {"params": {"w": jnp.full(2, value)}}}
+    return toy.system()._replace(load_frozen=lambda: weights)
+
+
+def test_another_earlier_stage_is_refused(tmp_path):
+    toy.run(tmp_path, of=frozen(1.0), steps=3)
+    with pytest.raises(ValueError, match="step 3 was trained with frozen weights"):
+        toy.run(tmp_path, of=frozen(1.5))
+    assert toy.steps_saved(tmp_path) == [3]
+    assert toy.run(tmp_path, of=frozen(1.0)) == (6, 0)
 
 
 def test_a_killed_process_goes_on_bit_for_bit(tmp_path):

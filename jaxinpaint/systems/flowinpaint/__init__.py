@@ -37,6 +37,7 @@ STAGES = {"refine": refine.build, "inpaint": inpaint.build}
 DTYPES = ("float32", "bfloat16")
 SECTIONS = ("image", "previous", "following")
 TWELVE_BITS = 4095
+INTERPOLATION = 1  # raise it with any change of values, or old caches are read on
 
 
 def build(config: ConfigDict) -> System:
@@ -142,7 +143,8 @@ def derived(config: ConfigDict) -> Mapping[str, Derived]:
         levels = np.rint((made + 1.0) * half)
         return np.clip(levels, 0.0, 2.0 * half).astype(previous.dtype)
 
-    return {"intermediate": Derived("intermediate", function, repr(options))}
+    digest = f"{INTERPOLATION} {options!r}"
+    return {"intermediate": Derived("intermediate", function, digest)}
 
 
 def validate_inputs(where: str, batch: Mapping[str, np.ndarray]) -> None:
