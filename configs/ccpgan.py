@@ -148,6 +148,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "split": "random",  # R37; "block" is leak-free
         "validation_fraction": 0.05,
         "test_fraction": 0.25,
+        "both_neighbors": False,  # True: the targets of systems that need both
         "spacing": 1,  # previous and following are so many sections away
         "largest_shift": 32,  # px between them that flow may bridge; 0: unchecked
         "neighbor": "psnr",  # R35; "random" draws previous or following

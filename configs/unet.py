@@ -91,6 +91,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "split": "block",
         "validation_fraction": 0.05,
         "test_fraction": 0.25,
+        "both_neighbors": True,  # every target has both, as the network needs
         "spacing": 1,  # previous and following are so many sections away
         "largest_shift": 32,  # px between them that flow may bridge; 0: unchecked
         "neighbor": "random",  # for the report's copy_neighbor; the network sees both

@@ -111,7 +111,8 @@ def build(
 
     Damaged sections are targets nowhere and no training neighbours; lost sections are
     damaged in every pixel, so that none is read anywhere. Targets of a system that asks
-    for `previous`, `following` or what is derived have both. Derived sections are
+    for `previous`, `following` or what is derived have both; so have all others where
+    `config.data.both_neighbors` asks it, to be scored on the same sections. Derived sections are
     computed for the targets that are read: those of training by the first batch, of
     validation here, of test by the first case.
 
@@ -160,7 +161,9 @@ def build(
         {name: np.asarray(cache.sections) for name, cache in caches.items()},
     )
     prepare = _preparer(caches, view, data.largest_shift)
-    both = bool({"previous", "following", *caches} & set(batch_spec))
+    both = data.both_neighbors or bool(
+        {"previous", "following", *caches} & set(batch_spec)
+    )
     sound = [z for z in range(len(stack.names)) if z not in view.damage]
     split = split_sections(
         sound, data.split, data.validation_fraction, data.test_fraction, seed

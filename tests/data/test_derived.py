@@ -162,6 +162,7 @@ def config_of(tmp_path, volume, **changes):
                 "max_pixels": LIMIT,
                 "damage": "",
                 "flag_lost": False,
+                "both_neighbors": False,
                 "split": "block",
                 "validation_fraction": 0.25,
                 "test_fraction": 0.25,

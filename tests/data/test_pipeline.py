@@ -144,6 +144,7 @@ def test_from_a_config_to_batches(tmp_path):
                 "phantom": {"sections": 10, "height": 64, "width": 72, "seed": 0},
                 "damage": "",
                 "flag_lost": False,
+                "both_neighbors": False,
             },
             "eval": {
                 "crop_size": 48,

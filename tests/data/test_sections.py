@@ -79,6 +79,7 @@ def config_of(tmp_path, **changes):
                 "phantom": {"sections": Z, "height": H, "width": W, "seed": 3},
                 "damage": "",
                 "flag_lost": False,
+                "both_neighbors": False,
             },
             "eval": {
                 "crop_size": 10,
@@ -597,3 +598,17 @@ def test_a_sample_stack(tmp_path):
     # The better of two neighbours is above the mean of 26.83 dB over all pairs.
     assert 26.83 < data.summary["training_neighbor_psnr"] < 28.0
     assert data.summary["split"]["test"] == list(range(36, 48))
+
+
+def test_a_system_of_one_neighbour_can_be_tested_where_those_of_both_are(tmp_path):
+    source = write(tmp_path / "stack", phantom())
+
+    def cases(*neighbours, both):
+        changes = {"data.source": source, "data.both_neighbors": both}
+        data = sections.build(config_of(tmp_path, **changes), spec(*neighbours))
+        return [(c.name, c.label, c.image.tobytes()) for c in data.test_cases()]
+
+    want = cases("previous", "following", both=False)
+    assert cases("neighbor", both=True) == want
+    # Without it, the first and the last of three test sections are targets too.
+    assert len(cases("neighbor", both=False)) == 3 * len(want)
