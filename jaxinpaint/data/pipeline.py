@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxinpaint.data import sections
+from jaxinpaint.data import cases, sections
 
 KINDS = {"sections": sections.build}
 
@@ -18,7 +18,7 @@ def build(
     process_index: int,
     process_count: int,
     derived: Mapping[str, Any] = MappingProxyType({}),
-) -> sections.SectionData:
+) -> cases.RunData:
     """Builds the data that `config.data.kind` names, with batches read ahead.
 
     Reads `config.data.kind`, `config.data.threads` and what the kind's own `build`

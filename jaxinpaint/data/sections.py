@@ -17,70 +17,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxinpaint.data import mask_sets, neighbors, phantoms
+from jaxinpaint.data.cases import Batch, Case, RunData
 from jaxinpaint.data.derived import Cache, compute, open_cache
 from jaxinpaint.data.lost import lost_sections
 from jaxinpaint.data.split import Sample, list_samples, split_sections
 from jaxinpaint.data.stack import Stack, open_stack
 from jaxinpaint.data.windows import View, Window, cut, read_damage
 
-Batch = dict[str, np.ndarray]
-
 NAMES = ("image", "neighbor", "previous", "following", "mask")
 _VALIDATION, _TEST = 2, 3  # third words of seeds; training batches have two words
-
-
-class Case(NamedTuple):
-    """One test image with one hole and its neighbours.
-
-    Attributes:
-      name: section and crop, for example "section_17_crop_03".
-      label: of the mask.
-      image: uint8 or uint16 [H, W, C], ground truth.
-      neighbor: the guide, chosen over the pixels valid in both.
-      previous: the section `config.data.spacing` before; None at the stack's end, or
-        where its own damage overlaps the hole.
-      following: the section as far after, likewise.
-      mask: uint8 [H, W, 1], 1 = hole.
-      neighbor_name: the neighbour's name in the stack.
-      neighbor_in_training: whether the neighbour is a training section.
-      derived: what is computed from both neighbours, by name, shaped like `image`.
-    """
-
-    name: str
-    label: str
-    image: np.ndarray
-    neighbor: np.ndarray
-    previous: np.ndarray | None
-    following: np.ndarray | None
-    mask: np.ndarray
-    neighbor_name: str
-    neighbor_in_training: bool
-    derived: Mapping[str, np.ndarray] = MappingProxyType({})
-
-    def array(self, name: str) -> np.ndarray:
-        """What a batch calls by this name: an own array, or a derived one."""
-        derived = self.derived
-        return derived[name] if name in derived else getattr(self, name)
-
-
-class SectionData(NamedTuple):
-    """What a run reads of a stack.
-
-    Attributes:
-      batch: step -> the host batch of that step: uint8 or uint16 [N, S, S, C] by
-        name, `mask` uint8 [N, S, S, 1]; the rows of this process alone.
-      train: step -> batches from that step on, without end.
-      validation: one batch, of `config.data.validation_crops` rows, whole in every
-        process.
-      test_cases: -> the test cases, in the order of the masks.
-      summary: plain values for the log and the report.
-    """
-
-    batch: Callable[[int], Batch]
-    train: Callable[[int], Iterator[Batch]]
-    validation: Batch
-    test_cases: Callable[[], Iterator[Case]]
-    summary: dict[str, Any]
 
 
 class _Crop(NamedTuple):
@@ -97,7 +42,7 @@ def build(
     process_index: int = 0,
     process_count: int = 1,
     derived: Mapping[str, Any] = MappingProxyType({}),
-) -> SectionData:
+) -> RunData:
     """Opens and splits the stack that a config names.
 
     Reads `config.seed`, `config.channels`, `config.mask`; of `config.data` source
@@ -244,7 +189,7 @@ def build(
 
     seen = set(split.training)
     used = [choice.psnr for choice in choices if math.isfinite(choice.psnr)]
-    return SectionData(
+    return RunData(
         batch=batch,
         train=lambda first: (batch(step) for step in itertools.count(first)),
         validation=validation(),
@@ -252,7 +197,8 @@ def build(
         summary={
             "source": str(data.source),
             "digest": stack.digest,
-            "sections": list(view.volume.shape),
+            "kind": "sections",
+            "shape": list(view.volume.shape),
             "dtype": str(view.volume.dtype),
             "split": {k: list(v) for k, v in split._asdict().items()},
             "damaged": sorted(damage),

@@ -21,8 +21,8 @@ import jaxinpaint
 from jaxinpaint import systems
 from jaxinpaint.core.manifest import tree_digest
 from jaxinpaint.data import mask_sets, pipeline
+from jaxinpaint.data.cases import Case, RunData
 from jaxinpaint.data.images import read_mask
-from jaxinpaint.data.sections import Case, SectionData
 from jaxinpaint.evaluation.comparing import Rival, check_methods, read_rivals
 from jaxinpaint.evaluation.filling import (
     blanked_batch,
@@ -116,7 +116,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     derived = systems.derived(config)
     data = pipeline.build(config, system.batch_spec, 0, 1, derived)
     folder = workdir / "eval"
-    channels = data.summary["sections"][-1]
+    channels = data.summary["shape"][-1]
     names, size = list(system.batch_spec), config.eval.batch_size
     restore = predictor(config, system, run.variables, frozen, also, ("flow",))
     made: set[str] = set()
@@ -263,7 +263,7 @@ def joined(one: Bin, rivals: Sequence[Rival]) -> Bin:
 def facts_of(
     config: ConfigDict,
     run: Run,
-    data: SectionData,
+    data: RunData,
     bins: Sequence[Bin],
     manifest: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def facts_of(
         "cases_guided_by_training_sections": guided if run.same_stack else 0,
         "valid_pixels_changed": sum(scored.changed for scored in methods),
         # The path stands in the config alone.
-        "sections": {k: v for k, v in data.summary.items() if k != "source"},
+        "images": {k: v for k, v in data.summary.items() if k != "source"},
     }
 
 

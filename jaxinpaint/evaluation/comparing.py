@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxinpaint.data import mask_sets
-from jaxinpaint.data.sections import SectionData
+from jaxinpaint.data.cases import RunData
 from jaxinpaint.evaluation.scoring import KEPT, TOLD, Place, Scored
 from jaxinpaint.metrics.baselines import BASELINES
 
@@ -97,7 +97,7 @@ def check_methods(
 
 
 def read_rivals(
-    config: ConfigDict, data: SectionData, dataset: str, weights: Mapping[str, Any]
+    config: ConfigDict, data: RunData, dataset: str, weights: Mapping[str, Any]
 ) -> list[Rival]:
     """Reads the runs that `config.eval.compare` names.
 
@@ -117,7 +117,7 @@ def read_rivals(
     manifest = mask_sets.manifest(_masks(data), config.eval.seed)
     here = {
         "dataset": dataset,
-        "digest of the stack": data.summary["digest"],
+        "digest of the images": data.summary["digest"],
         "masks": manifest["sha256"],
         **{f"config.eval.{key}": config.eval[key] for key in CASES},
         **{f"weights of {metric}": told for metric, told in weights.items()},
@@ -140,7 +140,7 @@ def read_rival(name: str, workdir: Path, here: Mapping[str, Any]) -> Rival:
     run = results["run"]
     there = {
         "dataset": run["dataset"],
-        "digest of the stack": run["sections"]["digest"],
+        "digest of the images": run["images"]["digest"],
         "masks": run["mask_manifest"],
         **{f"config.eval.{key}": run["config"]["eval"][key] for key in CASES},
         **{f"weights of {metric}": w for metric, w in run["metric_weights"].items()},
@@ -160,7 +160,7 @@ def read_rival(name: str, workdir: Path, here: Mapping[str, Any]) -> Rival:
     )
 
 
-def _masks(data: SectionData) -> Iterator[tuple[str, int, np.ndarray]]:
+def _masks(data: RunData) -> Iterator[tuple[str, int, np.ndarray]]:
     """Label, index and mask of every test case."""
     for label, group in itertools.groupby(data.test_cases(), lambda case: case.label):
         for index, case in enumerate(group):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxinpaint.data.cases import Case
 from jaxinpaint.data.images import read_image, write_image
-from jaxinpaint.data.sections import Case
 from jaxinpaint.evaluation.scoring import Filled
 from jaxinpaint.metrics.baselines import BASELINES
 
@@ -119,7 +119,7 @@ def thinned(case: Case, channels: int) -> Case:
 
     return case._replace(
         image=case.image[..., :channels],
-        neighbor=case.neighbor[..., :channels],
+        neighbor=some(case.neighbor),
         previous=some(case.previous),
         following=some(case.following),
     )

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxinpaint.data.sections import Case
+from jaxinpaint.data.cases import Case
 from jaxinpaint.evaluation.filling import blanked, read_filled
 from jaxinpaint.evaluation.scoring import Scored
 from jaxinpaint.report.panels import Panel, choose
@@ -89,11 +89,11 @@ def panels(
 
 def beside(case: Case, channels: int, guides: Sequence[str]) -> dict[str, np.ndarray]:
     """The neighbours that a system sees, of so many channels."""
+    seen = {"previous": case.previous, "following": case.following}
     if "neighbor" in guides:
-        return {"neighbor": case.neighbor[..., :channels]}
-    both = {"previous": case.previous, "following": case.following}
+        seen = {"neighbor": case.neighbor}
     return {
-        name: image[..., :channels] for name, image in both.items() if image is not None
+        name: image[..., :channels] for name, image in seen.items() if image is not None
     }
 
 

@@ -58,7 +58,7 @@ def test_from_a_config_to_batches(tmp_path):
     config = config_of(tmp_path, [])
     config.data.source = str(write(tmp_path / "a.hdf", noise(12, 20, 24)))
     data = sections.build(config, spec("previous", "following"))
-    assert data.summary["sections"] == [12, 20, 24, 1]
+    assert data.summary["shape"] == [12, 20, 24, 1]
     assert data.batch(0)["image"].shape == (6, 8, 8, 1)
 
 

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from jaxinpaint.data import pipeline
-from jaxinpaint.data.sections import SectionData
+from jaxinpaint.data.cases import RunData
 
 
 def make_batch(step):
@@ -107,7 +107,7 @@ def test_build_finds_the_kind_and_reads_ahead(monkeypatch):
 
     def build(*arguments):
         asked.append(arguments)
-        return SectionData(make_batch, None, {}, None, {"digest": "d"})
+        return RunData(make_batch, None, {}, None, {"digest": "d"})
 
     monkeypatch.setitem(pipeline.KINDS, "sections", build)
     config = ConfigDict({"data": {"kind": "sections", "threads": 2}})

@@ -594,7 +594,7 @@ def test_damage_masks_that_belong_nowhere(tmp_path):
 def test_a_sample_stack(tmp_path):
     changes = {"data.source": str(SAMPLES / "fibsem_medulla"), "eval.crop_size": 0}
     data = sections.build(config_of(tmp_path, **changes), spec("neighbor", size=64))
-    assert data.summary["sections"] == [48, 250, 250, 1]
+    assert data.summary["shape"] == [48, 250, 250, 1]
     # The better of two neighbours is above the mean of 26.83 dB over all pairs.
     assert 26.83 < data.summary["training_neighbor_psnr"] < 28.0
     assert data.summary["split"]["test"] == list(range(36, 48))

@@ -10,7 +10,7 @@ from jaxinpaint.evaluation import comparing
 
 HERE = {
     "dataset": "kidney",
-    "digest of the stack": "d1",
+    "digest of the images": "d1",
     "masks": "m1",
     "config.eval.seed": 1,
     "config.eval.crop_size": 64,
@@ -39,7 +39,7 @@ def write_run(folder, **changes):
         "dataset": "kidney",
         "steps": 7,
         "weights": "ab",
-        "sections": {"digest": "d1"},
+        "images": {"digest": "d1"},
         "mask_manifest": "m1",
         "metric_weights": {"fid": HERE["weights of fid"]},
         "config": {"eval": {"seed": 1, "crop_size": 64, "crops_per_section": 2}},
@@ -80,7 +80,7 @@ def test_the_systems_own_scores_are_read(tmp_path):
     [
         ({"dataset": "liver"}, "another dataset, 'liver', here 'kidney'"),
         ({"mask_manifest": "m2"}, "another masks, 'm2'"),
-        ({"sections": {"digest": "d2"}}, "another digest of the stack, 'd2'"),
+        ({"images": {"digest": "d2"}}, "another digest of the images, 'd2'"),
         (
             {"config": {"eval": {"seed": 1, "crop_size": 8, "crops_per_section": 2}}},
             "another config.eval.crop_size, 8, here 64",
