@@ -234,9 +234,9 @@ def draw(panel: Panel, limit: int, reach: float = 1.0) -> Drawing:
         error, whole = float(found[hole].mean()), name in panel.whole
         if whole:
             found = _distance(truth, image)
-            both = (image, paint(found, limit))
-            drawn_both = [_picture(one, hole, FRAME_SIDE) for one in both]
-            frames.append(Tile(name, *drawn_both, None, whole=True))
+            frame = _picture(image, hole, FRAME_SIDE)
+            errors = _picture(paint(found, limit), hole, FRAME_SIDE)
+            frames.append(Tile(name, frame, errors, None, whole=True))
         painted = _picture(paint(found[window], limit), hole[window], ZOOM_SIDE)
         zooms.append(Tile(name, picture, painted, error, whole=whole))
     if panel.flow is not None:
