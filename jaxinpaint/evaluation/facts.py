@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -68,6 +68,10 @@ def facts_of(
     `changed_by_whole_outputs`: it keeps nothing, and says nothing about the others.
     """
     kind = data.summary["kind"]
+    # The path stands in the config alone.
+    images = {k: v for k, v in data.summary.items() if k != "source"}
+    if kind != "sections":  # there may be millions; the digest and the seed say which
+        images["split"] = counts(images["split"])
     whole = dict.fromkeys(whole_outputs(config), 0)
     others = 0
     for one in bins:
@@ -96,8 +100,7 @@ def facts_of(
     return facts | {
         "valid_pixels_changed": others,
         "changed_by_whole_outputs": whole,
-        # The path stands in the config alone.
-        "images": {k: v for k, v in data.summary.items() if k != "source"},
+        "images": images,
     }
 
 
@@ -110,7 +113,7 @@ def notes(
     """What a reader has to know before the numbers; `guides` as of `panels`."""
     height, width = (manifest["masks"][0][side] for side in ("height", "width"))
     sections = facts["kind"] == "sections"
-    split = split_of_sections(config, facts) if sections else split_of_images(facts)
+    split = (split_of_sections if sections else split_of_images)(config, facts)
     lines = [
         f"{facts['cases']} test images of {height} x {width} pixels; {split}",
         seen_by_methods(guides, sections),
@@ -140,30 +143,32 @@ def split_of_sections(config: ConfigDict, facts: Mapping[str, Any]) -> str:
     )
 
 
-def split_of_images(facts: Mapping[str, Any]) -> str:
-    """How many images or subjects were held out, and how."""
+def split_of_images(config: ConfigDict, facts: Mapping[str, Any]) -> str:
+    """How many images or subjects were held out, and what the config says of it."""
     words, images = WORDS[facts["kind"]], facts["images"]
     if not facts[words.same]:
         return f"of other {words.things} than those that were trained on."
-    count = counts(images["split"])
+    count = images["split"]
     test = f"{count['test']} test {words.things}"
     if "subjects" in images:
-        subjects = counts(images["subjects"])
-        test += f" of {subjects['test']} subjects"
+        test += f" of {counts(images['subjects'])['test']} subjects"
         of = "a subject is in one part of the split alone"
     else:
         of = f"no test {words.things[:-1]} was trained on"
     rest = f"{count['training']} for training, {count['validation']} for validation"
-    rule = f": {images['split_rule']}" if "split_rule" in images else ""
-    return f"from {test}, beside {rest}; {of}{rule}."
+    asked = ["validation_fraction", "test_fraction"]
+    if "celeb_a" in facts["dataset"]:
+        asked.append("celeba_split")
+    if config.data.get("test_subjects"):  # a key of slices alone
+        asked.append("test_subjects")
+    told = [f"{name} {config.data[name]}" for name in asked]
+    rule = ", ".join([*told, f"seed {config.seed}"])
+    return f"from {test}, beside {rest}; {of} (config: {rule})."
 
 
-def counts(parts: Mapping[str, Any]) -> dict[str, int]:
-    """How many each part of a split holds, of which it may name all."""
-    return {
-        name: parts[name] if isinstance(parts[name], int) else len(parts[name])
-        for name in PARTS
-    }
+def counts(parts: Mapping[str, Sized]) -> dict[str, int]:
+    """How many each part of a split holds."""
+    return {name: len(parts[name]) for name in PARTS}
 
 
 def seen_by_methods(guides: Sequence[str], sections: bool) -> str:
@@ -200,8 +205,10 @@ def dataset_name(source: str) -> str:
     """A source without the folders it lies in: its last name.
 
     A folder that TFDS prepared keeps what names it: data set, config if it has one,
-    and version.
+    and version; so does a name such as "tfds:coco/2017".
     """
+    if source.startswith("tfds:"):
+        return source.removeprefix("tfds:")
     path = Path(source).absolute()
     if not re.fullmatch(r"\d+\.\d+\.\d+", path.name):
         return path.name

@@ -27,6 +27,7 @@ SAME_SPLIT = (
     "data.flag_lost",
     "data.celeba_split",
     "data.limit_train",
+    "data.test_subjects",
     "data.lesion_free",
 )
 DATA = ("data.kind", "data.source")  # another one is another set of images

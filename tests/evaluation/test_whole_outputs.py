@@ -199,8 +199,10 @@ def test_the_words_are_of_pictures(done):
     assert run["trained_on_these_images"] is True
     assert not {"trained_on_this_stack", "cases_guided_by_training_sections"} & set(run)
     line = "4 test images of 40 x 52 pixels; from 2 test pictures, beside 3 for "
-    line += "training, 1 for validation; no test picture was trained on."
+    line += "training, 1 for validation; no test picture was trained on (config: "
+    line += "validation_fraction 0.05, test_fraction 0.25, seed 0)."
     assert line in done.said
+    assert run["images"]["split"] == {"training": 3, "validation": 1, "test": 2}
     line = "No method sees another image, and none what lies under the hole."
     assert line in done.said
     main = done.said[: done.said.index("Mask manifest")]  # before the records
@@ -209,12 +211,13 @@ def test_the_words_are_of_pictures(done):
 
 
 def test_slices_are_split_by_subject(done, tmp_path, monkeypatch):
-    subjects = {"training": 7, "validation": 1, "test": ["s08", "s09"]}
+    subjects = {"training": ["a", "b"], "validation": ["c"], "test": ["d", "e"]}
     config = make_config(data__kind="slices", eval__whole=(), eval__also=())
-    more = {"subjects": subjects, "split_rule": "drawn with seed 0"}
+    more = {"subjects": subjects}
     made = Done(tmp_path / "run", monkeypatch, config, "slices", **more)
     line = "from 2 test slices of 2 subjects, beside 3 for training, 1 for validation; "
-    line += "a subject is in one part of the split alone: drawn with seed 0."
+    line += "a subject is in one part of the split alone (config: "
+    line += "validation_fraction 0.05, test_fraction 0.25, seed 0)."
     assert line in made.said
     assert "Slices: worst, median, best" in made.said
     assert "Every method fills only the hole; the valid pixels are the slice's" in (
@@ -271,6 +274,7 @@ def test_names_of_whole_outputs_are_checked(done, monkeypatch, changes, message)
         ("data.celeba_split", r"data.celeba_split \(1, now 2\)"),
         ("data.limit_train", r"data.limit_train \(1, now 2\)"),
         ("data.lesion_free", r"data.lesion_free \(1, now 2\)"),
+        ("data.test_subjects", r"data.test_subjects \(1, now 2\)"),
         ("data.limit_test", None),
         ("optimizer.learning_rate", None),
     ],
@@ -317,6 +321,30 @@ def test_names_of_prepared_data(tmp_path):
         )
         (folder / "dataset_info.json").write_text(json.dumps(told))
         assert facts.dataset_name(str(folder)) == want
+    assert facts.dataset_name("tfds:coco/2017") == "coco/2017"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "key", "value", "said"),
+    [
+        ("celeb_a/2.0.1", "celeba_split", "official", ", celeba_split official, seed"),
+        (
+            "places365_small/2.1.0",
+            "celeba_split",
+            "official",
+            "test_fraction 0.25, seed",
+        ),
+        ("heads", "test_subjects", ("s3",), "test_subjects ('s3',), seed 0)."),
+    ],
+)
+def test_the_split_is_told_with_what_the_config_says(dataset, key, value, said):
+    config = make_config()
+    with config.unlocked():
+        config.data[key] = value
+    split = {"training": 7, "validation": 0, "test": 2}
+    known = {"kind": "photographs", "trained_on_these_images": True}
+    known |= {"dataset": dataset, "images": {"split": split}}
+    assert said in facts.split_of_images(config, known)
 
 
 def test_a_system_of_sections_that_sees_none():
