@@ -5,6 +5,7 @@ processes, and reads the pictures of its own rows alone. Pixels stay integers he
 are scaled on the device.
 """
 
+import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from jaxinpaint.data.cases import Batch, Case, RunData
 
 NAMES = ("image", "mask")
 _VALIDATION, _TEST = 2, 3  # third words of seeds; training batches have two words
+_LISTED = 10_000  # positions of a part of the split that the summary lists
+_LONGEST = 100  # characters of a picture's name in the names of its cases
 
 
 class ImageSet(NamedTuple):
@@ -77,6 +80,8 @@ def run_data(
     _check_form(config, batch_spec, process_count)
     _check_split(images)
     rows, size = batch_spec["image"].shape[:2]
+    if "shape" in images.facts:
+        _check_sides(config, size, images.facts["shape"])
     seed, channels = int(config.seed), int(config.channels)
     hflip = bool(config.data.hflip)
     first = images.read((images.test or images.training)[0])
@@ -152,7 +157,7 @@ def run_data(
     sides = [config.eval.crop_size] * 2 if config.eval.crop_size else first.shape[:2]
     return RunData(
         batch=batch,
-        train=lambda first: (batch(step) for step in itertools.count(first)),
+        train=lambda start: (batch(step) for step in itertools.count(start)),
         validation=validation(),
         test_cases=test_cases,
         summary={
@@ -162,9 +167,9 @@ def run_data(
             "shape": [len(images.names), *sides, form[1]],
             "dtype": str(form[0]),
             "split": {
-                "training": list(images.training),
-                "validation": list(images.validation),
-                "test": list(images.test),
+                "training": _listed(images.training),
+                "validation": _listed(images.validation),
+                "test": _listed(images.test),
             },
             "validation_from": "validation" if images.validation else "training",
         }
@@ -211,6 +216,18 @@ def _check_split(images: ImageSet) -> None:
         )
     if len(set().union(*parts)) != sum(len(part) for part in parts):
         raise ValueError("split: a picture is in two of training, validation and test.")
+
+
+def _check_sides(config: ConfigDict, size: int, shape: Sequence[int]) -> None:
+    """Checks that pictures of one size hold the crops asked for."""
+    _, height, width, _ = shape
+    sides = {"training": size, "config.eval.crop_size": config.eval.crop_size}
+    for what, side in sides.items():
+        if side > min(height, width):
+            raise ValueError(
+                f"{what} needs crops of {side} x {side}, but the pictures of "
+                f"{config.data.source} are {height} x {width}; nothing is resized here."
+            )
 
 
 def _check_picture(
@@ -260,13 +277,22 @@ def _whole_size(images: ImageSet) -> tuple[int, int]:
 
 def _case_names(images: ImageSet, count: int) -> list[str]:
     """Names of the test windows that serve as file names, each unlike all others."""
-    safe = [re.sub(r"[^\w.-]+", "_", images.names[at]) for at in images.test]
-    taken: dict[str, int] = {}
-    for name in safe:
-        taken[name.lower()] = taken.get(name.lower(), 0) + 1
-    digits = max(len(str(count - 1)), 2)
-    return [
-        f"{name if taken[name.lower()] == 1 else f'{name}_{at}'}_crop_{crop:0{digits}d}"
-        for name, at in zip(safe, images.test, strict=True)
-        for crop in range(count)
+    safe = [
+        re.sub(r"[^A-Za-z0-9_.-]+|^\.", "_", images.names[at])[:_LONGEST]
+        for at in images.test
     ]
+    if len({name.lower() for name in safe}) < len(safe):
+        safe = [f"{name}_{at}" for name, at in zip(safe, images.test, strict=True)]
+    digits = max(len(str(count - 1)), 2)
+    return [f"{name}_crop_{crop:0{digits}d}" for name in safe for crop in range(count)]
+
+
+def _listed(positions: Sequence[int]) -> list[int] | dict[str, Any]:
+    """A part of the split as the summary holds it; a long one as count and digest."""
+    if len(positions) <= _LISTED:
+        return list(positions)
+    text = ",".join(map(str, positions))
+    return {
+        "count": len(positions),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
