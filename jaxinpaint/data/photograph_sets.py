@@ -98,7 +98,7 @@ def open_set(path: Path, max_pixels: int) -> PreparedSet:
       max_pixels: height * width above which a picture is refused undecoded.
 
     Returns:
-      The set. Only the pictures are read of its records.
+      The set.
 
     Raises:
       ValueError: the folder is damaged, its files are not array_record, or it has no
@@ -117,15 +117,13 @@ def open_set(path: Path, max_pixels: int) -> PreparedSet:
             f"{path}: a picture is needed under 'image'; its features are "
             f"{sorted(builder.info.features or {})}."
         )
-    raw = {"image": tfds.decode.SkipDecoding()}
+    raw = {
+        name: tfds.decode.SkipDecoding()
+        for name, one in dict(builder.info.features).items()
+        if isinstance(one, tfds.features.Image)
+    }
     try:
-        sources = [
-            builder.as_data_source(
-                split=name,
-                decoders=tfds.decode.PartialDecoding({"image": True}, decoders=raw),
-            )
-            for name in sizes
-        ]
+        sources = [builder.as_data_source(split=k, decoders=raw) for k in sizes]
     except NotImplementedError as error:
         raise ValueError(
             f"{path}: is not prepared in array_record; prepare it again in another "
@@ -158,7 +156,7 @@ def _digest(path: Path) -> str:
     """The records may be hundreds of gigabytes, so their bytes are not read."""
     total = hashlib.sha256()
     for file in sorted(p for p in path.iterdir() if p.is_file()):
-        total.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        total.update(f"{file.name}\0{os.path.getsize(file)}\0".encode())
         if file.suffix == ".json":
             total.update(file.read_bytes())
     return total.hexdigest()
