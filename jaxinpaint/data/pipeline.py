@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxinpaint.data import cases, sections
+from jaxinpaint.data import cases, photographs, sections
 
-KINDS = {"sections": sections.build}
+KINDS = {"sections": sections.build, "photographs": photographs.build}
 
 
 def build(

@@ -25,6 +25,7 @@ from jaxinpaint.data.stack import Stack, open_stack
 from jaxinpaint.data.windows import View, Window, cut, read_damage
 
 NAMES = ("image", "neighbor", "previous", "following", "mask")
+TWELVE_BITS = 4095
 _VALIDATION, _TEST = 2, 3  # third words of seeds; training batches have two words
 
 
@@ -88,7 +89,6 @@ def build(
     if source == "phantom":
         source = phantoms.tissue(**data.phantom.to_dict())
     stack = open_stack(source, data.cache_dir, data.max_pixels)
-    _check_sections(config, size, stack)
     spacing = data.spacing
     caches = {
         name: open_cache(stack, recipe, spacing)
@@ -96,6 +96,7 @@ def build(
         if name in batch_spec
     }
     volume, damage = np.asarray(stack.sections), read_damage(data.damage, stack)
+    _check_sections(config, size, volume)
     lost = lost_sections(volume) if data.flag_lost else ()
     everywhere = np.ones((*volume.shape[1:3], 1), np.uint8)
     view = View(
@@ -259,13 +260,19 @@ def _check_form(
         )
 
 
-def _check_sections(config: ConfigDict, size: int, stack: Stack) -> None:
-    """Checks that the sections hold the crops and channels asked for."""
-    _, height, width, channels = stack.sections.shape
+def _check_sections(config: ConfigDict, size: int, volume: np.ndarray) -> None:
+    """Checks that the sections hold the crops, channels and levels asked for."""
+    _, height, width, channels = volume.shape
     if channels > config.channels:
         raise ValueError(
             f"config.channels is {config.channels}, but {config.data.source} is in "
             "colour; set it to 3, or convert the sections to grey."
+        )
+    if volume.dtype == np.uint16 and (highest := int(volume.max())) <= TWELVE_BITS:
+        raise ValueError(
+            f"{config.data.source}: sections must be uint8, or uint16 of the full "
+            f"range; got uint16 with maximum {highest}. Rescale explicitly, e.g. with "
+            "percentile limits."
         )
     sides = {"training": size, "config.eval.crop_size": config.eval.crop_size}
     for what, side in sides.items():

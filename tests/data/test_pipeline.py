@@ -117,8 +117,8 @@ def test_build_finds_the_kind_and_reads_ahead(monkeypatch):
     batches = data.train(7)
     assert [int(next(batches)["step"]) for _ in range(3)] == [7, 8, 9]
     batches.close()
-    config.data.kind = "slices"
-    with pytest.raises(ValueError, match=r"'slices'; it is one of \['sections'\]"):
+    config.data.kind = "films"
+    with pytest.raises(ValueError, match=r"'films'; it is one of \['sections', 'pho"):
         pipeline.build(config, {}, 0, 1)
 
 

@@ -524,6 +524,18 @@ def test_sixteen_bits_stay_sixteen(tmp_path):
     assert next(data.test_cases()).image.dtype == np.uint16
 
 
+def test_twelve_bits_in_sixteen_are_not_rescaled_in_silence(tmp_path):
+    def opened(name, stack):
+        source = write(tmp_path / name, stack)
+        return sections.build(config_of(tmp_path, **{"data.source": source}), spec())
+
+    stack = smooth(6, H, W, 1).astype(np.uint16) * 16
+    with pytest.raises(ValueError, match="uint16 with maximum 3[0-9]{3}. Rescale"):
+        opened("dark", stack)
+    stack[0, 0, 0] = 4096  # windows without it may be dark
+    opened("full", stack)
+
+
 @pytest.mark.parametrize(
     "changes, shapes, words",
     [

@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from jaxinpaint.core.checks import (
     NonFiniteInputError,
-    RangeError,
     ShapeMismatchError,
     UnalignedSizeError,
     check_image,
@@ -36,7 +35,6 @@ from jaxinpaint.systems.flowinpaint import inpaint, refine
 STAGES = {"refine": refine.build, "inpaint": inpaint.build}
 DTYPES = ("float32", "bfloat16")
 SECTIONS = ("image", "previous", "following")
-TWELVE_BITS = 4095
 INTERPOLATION = 1  # raise it with any change of values, or old caches are read on
 
 
@@ -195,14 +193,6 @@ def validate_inputs(where: str, batch: Mapping[str, np.ndarray]) -> None:
             counts = mask == 0 if name == "image" else None
             _check_finite(where, name, batch[name], counts)
             check_image(where, name, batch[name], counts=counts)
-    words = [batch[name] for name in SECTIONS if batch[name].dtype == np.uint16]
-    highest = max((int(array.max()) for array in words), default=TWELVE_BITS + 1)
-    if highest <= TWELVE_BITS:
-        raise RangeError(
-            f"{where}: sections must be uint8, uint16 of the full range or float32 in "
-            f"[-1, 1]; got uint16 with maximum {highest}. Rescale explicitly, e.g. "
-            "with percentile limits."
-        )
 
 
 def _warn_of_large_holes(where: str, mask: np.ndarray) -> None:

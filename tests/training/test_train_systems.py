@@ -1,4 +1,4 @@
-"""train.py with CCPGAN: signals, other device counts, and two processes."""
+"""train.py with every system: signals, other device counts, and two processes."""
 
 import os
 import pathlib
@@ -12,32 +12,33 @@ import jax
 import numpy as np
 import pytest
 
-from configs.ccpgan import get_config
 from jaxinpaint import systems
 from jaxinpaint.core.checkpoint import restore_variables
+from tests.systems.test_contract import CONFIGS, load
 from tests.training import toy
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 16
-CONFIG = {
+CHANGES = {
     "batch_size": 8,
-    "n_critic": 1,
     "steps": STEPS,
     "optimizer.eps": 1e-3,  # smaller, Adam turns rounding into whole steps
     "train.save_every": 4,
     "train.panel_every": 8,
 }
+OWN = {"ccpgan": {"n_critic": 1}}
 
 
 class Runs:
     """Starts train.py below one folder, where compiled programs are shared."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, path):
+        self.folder, self.path = folder, path
+        self.changes = CHANGES | OWN.get(path.stem, {})
 
     def begin(self, name, *more, **environment):
-        changes = [f"--config.{key}={value}" for key, value in CONFIG.items()]
+        changes = [f"--config.{key}={value}" for key, value in self.changes.items()]
         programs = {
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "programs"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -47,7 +48,7 @@ class Runs:
             return subprocess.Popen(
                 [
                     *(sys.executable, "train.py"),
-                    "--config=configs/ccpgan.py:smoke",
+                    f"--config={self.path}:smoke",
                     f"--workdir={self.folder / name}",
                     f"--config.data.cache_dir={self.folder / 'sections'}",
                     *changes,
@@ -67,18 +68,24 @@ class Runs:
         return code
 
     def reach(self, step, name, process):
-        """Waits for the record of a step, of a run that goes on."""
-        while not (self.folder / name / "metrics.jsonl").exists() or not [
-            at for at, _, _ in toy.records(self.folder / name) if at >= step
-        ]:
+        """Waits for the record of a step and a checkpoint, of a run that goes on."""
+        workdir = self.folder / name
+
+        def reached():
+            return (workdir / "metrics.jsonl").exists() and [
+                at for at, _, _ in toy.records(workdir) if at >= step
+            ]
+
+        # A save goes on beside the steps, which are short here.
+        while not (reached() and toy.steps_saved(workdir)):
             assert process.poll() is None, (self.folder / f"{name}.txt").read_text()
             time.sleep(0.02)
         assert process.poll() is None
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return Runs(tmp_path_factory.mktemp("ccpgan"))
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda path: path.stem)
+def runs(request, tmp_path_factory):
+    return Runs(tmp_path_factory.mktemp(request.param.stem), request.param)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +129,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(runs, straight, number, code):
 
 
 def test_the_output_is_readable(runs, straight):
+    if runs.path.stem != "ccpgan":
+        pytest.skip("one system shows it for all")
     lines = (runs.folder / "straight.txt").read_text().splitlines()
     assert lines[0] == "critic_global: 10,801 parameters"
     compiled = [line for line in lines if line.startswith("Compiled the step in ")]
@@ -135,8 +144,8 @@ def test_eight_devices_equal_one(runs, straight):
     process = runs.begin("eight", JAX_NUM_CPU_DEVICES="8")
     assert runs.end(process, "eight") == 0
     close(runs.folder / "eight", straight)
-    config = get_config("smoke")
-    config.update_from_flattened_dict(CONFIG)
+    config = load(runs.path, "smoke")
+    config.update_from_flattened_dict(runs.changes)
     system = systems.build(config)
     template = jax.eval_shape(system.init, jax.random.key(0)).variables
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -156,6 +165,9 @@ def test_eight_devices_equal_one(runs, straight):
 
 
 def test_two_processes_stop_and_go_on_together_and_equal_one(runs, straight):
+    if runs.path.stem != "ccpgan":
+        pytest.skip("one system shows it for all")
+
     def begin():
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
