@@ -213,11 +213,11 @@ def _read_manifest(path: Path) -> list[tuple[str, Path, str]]:
             raise ValueError(f"{path}: split is '{split}'; it is 'train' or 'test'.")
         if known.setdefault(subject, split) != split:
             raise ValueError(f"{path}: subject {subject} is in both train and test.")
-    if len({file for _, file, _ in rows}) < len(rows):
+    if len({one for _, one, _ in rows}) < len(rows):
         raise ValueError(f"{path}: names a slice twice.")
-    for _, file, _ in rows:
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: {path} names it, but it is not there.")
+    for _, one, _ in rows:
+        if not one.is_file():
+            raise FileNotFoundError(f"{one}: {path} names it, but it is not there.")
     return rows
 
 

@@ -38,10 +38,11 @@ class Slice(NamedTuple):
 class MrSlices(tfds.core.GeneratorBasedBuilder):
     """Slices of several subjects, of any size: the split `slices`.
 
-    Features: `image` uint16 [H, W, 1] levels, `subject` and `name` text, `top` float64
-    (the grey value of level 65535), `lesion` int64 (1, 0, or -1 for unknown), and
-    `percentile` float64 and `axis` int64, how they were made. The finished folder opens
-    without this code: `tfds.builder_from_directory(path)`.
+    Features: `image` uint16 [H, W, 1] levels, `subject` and `name` text, `top` (the
+    grey value of level 65535; a number as text, since records hold no float64),
+    `lesion` int64 (1, 0, or -1 for unknown), and `percentile`, a number as text, and
+    `axis` int64, how they were made. The finished folder opens without this code:
+    `tfds.builder_from_directory(path)`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -55,7 +56,7 @@ class MrSlices(tfds.core.GeneratorBasedBuilder):
     ):
         """Takes the slices, read once; other arguments as every TFDS builder."""
         self._slices = slices
-        self._made = {"percentile": percentile, "axis": axis}
+        self._made = {"percentile": repr(float(percentile)), "axis": axis}
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -70,9 +71,9 @@ class MrSlices(tfds.core.GeneratorBasedBuilder):
                     "image": image,
                     "subject": tfds.features.Text(),
                     "name": tfds.features.Text(),
-                    "top": np.float64,
+                    "top": tfds.features.Text(),
                     "lesion": np.int64,
-                    "percentile": np.float64,
+                    "percentile": tfds.features.Text(),
                     "axis": np.int64,
                 }
             ),
@@ -85,7 +86,7 @@ class MrSlices(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for position, one in enumerate(self._slices):
-            record = one._asdict() | self._made
+            record = one._asdict() | self._made | {"top": repr(float(one.top))}
             png = io.BytesIO(images.encode_png(record.pop("levels")))
             yield position, record | {"image": png}
 
@@ -224,8 +225,11 @@ def read_prepared(path: str | Path, max_pixels: int) -> Iterator[tuple[Slice, di
         try:
             record = source[index]
             subject, name = record["subject"].decode(), record["name"].decode()
-            top, lesion = float(record["top"]), int(record["lesion"])
-            made = {k: record[k].item() for k in ("percentile", "axis")}
+            top, lesion = float(record["top"].decode()), int(record["lesion"])
+            made = {
+                "percentile": float(record["percentile"].decode()),
+                "axis": int(record["axis"]),
+            }
             png = bytes(record["image"])
         except Exception as error:  # as above
             raise ValueError(f"{path}: record {index} is damaged: {error}") from error
