@@ -2,9 +2,8 @@
 
 `RepairGenerator` fills the hole by partial convolutions, `OptimizationGenerator`
 corrects what it made; each has a `Discriminator`. Images are in [0, 1] here, because
-the generators end in a sigmoid, and masks count the other way, as the paper's do:
-`valid = 1 - mask`. Convolutions pad zeros on both sides alike; "SAME" would be another
-network at stride 2.
+the generators end in a sigmoid, and masks are the paper's: `valid = 1 - mask`. Zeros
+pad both sides alike; "SAME" would be another network at stride 2.
 
 Source: RNON: image inpainting via repair network and optimization network.
 """
@@ -28,6 +27,7 @@ LEAST_DEPTH = 4
 UPSAMPLINGS = ("nearest",)
 FC_INPUTS = ("flatten", "gap")
 NORMS = ("none", "batch")
+FUSION_KERNELS = (3, 1)
 
 # Assumption: a tenth of He's initialisation at the end of every residual path. With
 # the whole of it 16 blocks multiply the features' standard deviation by thousands.
@@ -71,11 +71,11 @@ def batch_norm(name: str, dtype: jnp.dtype, train: bool) -> nn.BatchNorm:
     )
 
 
-def choose(where: str, key: str, value: str, choices: tuple[str, ...]) -> None:
+def choose(where: str, key: str, value: object, choices: tuple[object, ...]) -> None:
     """Refuses a field that is none of its choices."""
     if value not in choices:
         raise ValueError(
-            f"{where}: {key} is '{value}'; {key} must be one of {list(choices)}."
+            f"{where}: {key} is {value!r}; {key} must be one of {list(choices)}."
         )
 
 
@@ -155,9 +155,8 @@ class RepairGenerator(nn.Module):
             needs `mutable=["batch_stats"]`; otherwise by these, each image alone.
 
         Returns:
-          I_inp, [B, H, W, 3] float32 in (0, 1). Eight layers deep it is made of the
-          image everywhere; a shallower network leaves holes that its masks do not
-          close at one constant colour.
+          I_inp, [B, H, W, 3] float32 in (0, 1). A network of fewer than eight layers
+          leaves what its masks do not close at one constant colour.
 
         Raises:
           ShapeMismatchError: shapes disagree.
@@ -206,7 +205,7 @@ class RepairGenerator(nn.Module):
         if len(self.kernels) != depth:
             raise ValueError(
                 f"{where}: {depth} widths and {len(self.kernels)} kernels are given; "
-                "there is one of each for every encoder layer."
+                "give one of each for every encoder layer."
             )
         choose(where, "upsample", self.upsample, UPSAMPLINGS)
         return depth
@@ -223,10 +222,8 @@ class DiscriminatorBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] -> [B, H / stride, W / stride, width]."""
-        layer = conv(
-            "conv", self.width, self.dtype, stride=self.stride, bias=not self.norm
-        )
-        x = layer(x)
+        bias = not self.norm
+        x = conv("conv", self.width, self.dtype, stride=self.stride, bias=bias)(x)
         if self.norm:
             x = batch_norm("bn", self.dtype, train)(x)
         return nn.leaky_relu(x, 0.2)
@@ -237,7 +234,7 @@ class Discriminator(nn.Module):
 
     Attributes:
       widths: channels of the blocks, whose strides alternate 1 and 2; (64, 64, 128,
-        128, 256, 256, 512, 512) for the repair module, (512, 512) more for the other.
+        128, 256, 256, 512, 512) for D_inp, (512, 512) more for D_opt.
       hidden: width of the first dense layer, 1024.
       fc_input: "flatten", which ties the parameters to one image size, or "gap", the
         mean over all cells.
@@ -274,7 +271,8 @@ class Discriminator(nn.Module):
         choose(where, "fc_input", self.fc_input, FC_INPUTS)
         shape = expect_shape(where, "image", image, "B H W 3")
         expect_dtype(where, "image", image, "float32")
-        if self.fc_input == "flatten":
+        flat = self.fc_input == "flatten"
+        if flat:
             self._expect_size(where, shape)
 
         x = image
@@ -282,10 +280,7 @@ class Discriminator(nn.Module):
             stride = 2 - i % 2
             block = DiscriminatorBlock(width, stride, i > 1, self.dtype, name=f"b{i}")
             x = block(x, train=train)
-        if self.fc_input == "flatten":
-            x = x.reshape(x.shape[0], -1)
-        else:
-            x = x.astype(jnp.float32).mean(axis=(1, 2))
+        x = x.reshape(x.shape[0], -1) if flat else jnp.float32(x).mean(axis=(1, 2))
         dense = functools.partial(nn.Dense, kernel_init=HE)
         x = nn.leaky_relu(dense(self.hidden, dtype=self.dtype, name="fc1")(x), 0.2)
         return dense(1, dtype=jnp.dtype("float32"), name="fc2")(x)
@@ -299,7 +294,7 @@ class Discriminator(nn.Module):
                 f'{where}: fc_input "flatten" needs squares whose side is a multiple '
                 f'of {stride}, got {height}x{width}; use fc_input="gap" for other sizes.'
             )
-        if self.is_initializing() or not self.has_variable("params", "fc1"):
+        if self.is_initializing():
             return
         kernel = self.get_variable("params", "fc1")["kernel"]
         made = stride * round((kernel.shape[0] / self.widths[-1]) ** 0.5)
@@ -367,16 +362,15 @@ class OptimizationGenerator(nn.Module):
         """Optimises a repaired image.
 
         Args:
-          image: [B, H, W, 3] float32 in [0, 1], the output of the repair network, any
-            size.
-          train: as in `RepairGenerator`; means nothing without a norm.
+          image: [B, H, W, 3] float32 in [0, 1], what the repair network made.
+          train: as in `RepairGenerator`; nothing without a norm.
 
         Returns:
           I_opt, [B, H, W, 3] float32 in (0, 1), in [0, 1] with `image_residual`.
 
         Raises:
           ShapeMismatchError: not three channels.
-          DTypeError: the image is not float32.
+          DTypeError: not float32.
           ValueError: a field is none of the choices.
 
         Source: RNON, optimization module; the ends, which the paper does not print,
@@ -384,10 +378,7 @@ class OptimizationGenerator(nn.Module):
         """
         where = "rnon.OptimizationGenerator"
         choose(where, "norm", self.norm, NORMS)
-        if self.fusion_kernel not in (1, 3):
-            raise ValueError(
-                f"{where}: fusion_kernel is {self.fusion_kernel}; it is 3 or 1."
-            )
+        choose(where, "fusion_kernel", self.fusion_kernel, FUSION_KERNELS)
         expect_shape(where, "image", image, "B H W 3")
         expect_dtype(where, "image", image, "float32")
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinpaint.core.checks import expect_dtype, expect_shape
 from jaxinpaint.ops.upsample import upsample_conv
@@ -127,7 +128,7 @@ def window_ratio(
     pad = (size - 1) // 2
     count = jax.lax.reduce_window(
         jax.lax.stop_gradient(weighted),
-        jnp.float32(0),
+        np.float32(0),  # known while tracing, or it is no sum to jax
         jax.lax.add,
         (1, size, size, 1),
         (1, stride, stride, 1),
