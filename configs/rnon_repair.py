@@ -37,6 +37,8 @@ PRESETS = {
         "train.panel_every": 500,
         "train.save_every": 500,
         "eval.crop_size": 64,
+        "eval.size_multiple": 16,
+        "eval.least_size": 16,
         "eval.masks.walk_bank": 20,
     },
     "smoke": {
@@ -58,6 +60,8 @@ PRESETS = {
         "train.panel_every": 2,
         "train.save_every": 2,
         "eval.crop_size": 64,
+        "eval.size_multiple": 16,
+        "eval.least_size": 16,
         "eval.crops_per_image": 1,
         "eval.masks.walk_ranges": ((0.01, 0.25),),
         "eval.masks.walk_bank": 2,

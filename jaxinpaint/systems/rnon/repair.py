@@ -123,12 +123,12 @@ class Repair:
             (truth,) = read([image])
             made = read([raw, completed])
             of_nets = by_tap(truth, weights.perceptual_nets)
-            terms["perceptual"] = sum(
-                perceptual(truth, one, of_nets, absolute) for one in made
+            terms["perceptual"] = jnp.asarray(
+                sum(perceptual(truth, one, of_nets, absolute) for one in made)
             )
             of_nets = by_tap(truth, weights.style_nets)
-            terms["style"] = sum(
-                style(truth, one, of_nets, elements, absolute) for one in made
+            terms["style"] = jnp.asarray(
+                sum(style(truth, one, of_nets, elements, absolute) for one in made)
             )
         total = sum(weights[name] * term for name, term in terms.items())
         return jnp.asarray(total), {f"loss/{k}": term for k, term in terms.items()}
