@@ -11,8 +11,8 @@ BASELINES = {
     "constant": "the hole filled with the mean colour of the valid pixels",
     "copy_neighbor": "the hole copied from the adjacent section",
     "mean_neighbors": "the hole filled with the mean of the adjacent sections",
-    "telea": "Telea's fast marching, from the section alone",
-    "navier_stokes": "Navier-Stokes inpainting, from the section alone",
+    "telea": "Telea's fast marching, from the image alone",
+    "navier_stokes": "Navier-Stokes inpainting, from the image alone",
     "intermediate": "the flow interpolation of both neighbours, no learning",
     "reference": "the flow interpolation, refined by a network: a guide, not the result",
 }
@@ -128,6 +128,8 @@ METRICS = {
     ),
 }
 PUBLISHED = "imported"  # what a row's weights are where others' are the same
+# In grey levels, or rounded to them: of 16 bits no match for a paper's of 8.
+OF_LEVELS = frozenset({"mae", "mse", "uqi"})
 OF_A_SET = frozenset({"fid"})  # one value a set of images: there is no deviation
 
 
