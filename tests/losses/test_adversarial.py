@@ -8,6 +8,8 @@ from jaxinpaint.losses.adversarial import (
     hinge_generator,
     masked_gradient_penalty,
     slopes,
+    softplus_discriminator,
+    softplus_generator,
 )
 from tests.losses.grids import A, B
 
@@ -98,3 +100,19 @@ def test_a_hinge_beyond_the_margin_is_at_rest():
     pulls = jax.grad(hinge_discriminator, argnums=(0, 1))(real, fake)
     np.testing.assert_array_equal(pulls[0], [0.0, -0.5])
     np.testing.assert_array_equal(pulls[1], [0.0, 0.5])
+
+
+def test_cross_entropy_by_hand():
+    # sigmoid(log 3) = 3/4: a true image called 1/4 true costs log 4, one called 3/4
+    # true log(4/3); the mean over logits of any shape, then over the two kinds.
+    logit = np.log(np.float32(3))
+    real, fake = np.float32([[-logit], [logit]]), np.float32([[logit, logit]])
+    want = ((np.log(4) + np.log(4 / 3)) / 2 + np.log(4)) / 2
+    assert softplus_discriminator(real, fake) == pytest.approx(want, rel=1e-6)
+    assert softplus_generator(fake) == pytest.approx(np.log(4 / 3), rel=1e-6)
+    zero = np.zeros((3, 1), np.float32)
+    assert softplus_discriminator(zero, zero) == pytest.approx(np.log(2), rel=1e-6)
+    # Certainty costs what it says, and nothing overflows.
+    sure = np.full((1, 1), 200, np.float32)
+    assert softplus_generator(-sure) == pytest.approx(200)
+    assert jax.grad(softplus_generator)(-sure)[0, 0] == pytest.approx(-1)
