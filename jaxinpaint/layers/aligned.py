@@ -116,7 +116,7 @@ class AlignedNorm(nn.Module):
         shape = (sum(self.parts),)
         mean_state = self.variable("batch_stats", "mean", jnp.zeros, shape)
         var_state = self.variable("batch_stats", "var", jnp.ones, shape)
-        x = x.astype(jnp.float32)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if train:
             mean = x.mean((0, 1, 2))
             var = jnp.maximum((x * x).mean((0, 1, 2)) - mean * mean, 0.0)

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from jaxinpaint.core.checks import expect_dtype, expect_multiple, expect_shape
 from jaxinpaint.ops.attention import AttentionOptions, context_perceive
-from jaxinpaint.ops.filters import block_max
 from jaxinpaint.ops.keys import valid_keys
 
 LEVELS = 6
@@ -58,6 +57,12 @@ def enlarge(x: jax.Array) -> jax.Array:
     """`Up`: bilinear x2 with half-pixel centres, [B, H, W, C] -> [B, 2 H, 2 W, C]."""
     b, h, w, c = x.shape
     return jax.image.resize(x, (b, 2 * h, 2 * w, c), "bilinear")
+
+
+def block_max(x: jax.Array, size: int) -> jax.Array:
+    """[B, H, W, C] -> [B, H / size, W / size, C], the largest of each block."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // size, size, w // size, size, c).max(axis=(2, 4))
 
 
 class Aggregation(nn.Module):

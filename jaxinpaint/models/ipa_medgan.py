@@ -19,7 +19,6 @@ from jaxinpaint.core.checks import expect_dtype, expect_multiple, expect_shape
 from jaxinpaint.layers.aligned import AlignedConv, AlignedEnlarge, AlignedNorm
 from jaxinpaint.layers.patchgan import patch_gan
 from jaxinpaint.ops.channels import room, spread
-from jaxinpaint.ops.filters import block_max
 
 ALPHA = 1.67  # of the MultiRes block
 LETTERS = "abcdefgh"  # of the networks of a cascade
@@ -35,6 +34,19 @@ def block_widths(width: int) -> tuple[int, int, int]:
     """Channels of a MultiRes block's three convolutions; concatenated they leave it."""
     w = ALPHA * width
     return int(w * 0.167), int(w * 0.333), int(w * 0.5)
+
+
+def pool(x: jax.Array) -> jax.Array:
+    """Max pooling 2 x 2, stride 2: [B, H, W, C] -> [B, H/2, W/2, C].
+
+    Of equal values the first in row-major order has the gradient. It needs no
+    scatter. That of `jnp.max` would divide by the number of values that equal the
+    largest: none, where XLA computes them anew and rounds otherwise, and so NaN.
+    """
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // 2, 2, w // 2, 2, c)
+    x = jnp.where(x[..., 0, :] >= x[..., 1, :], x[..., 0, :], x[..., 1, :])
+    return jnp.where(x[:, :, 0] >= x[:, :, 1], x[:, :, 0], x[:, :, 1])
 
 
 class ConvNorm(nn.Module):
@@ -158,7 +170,8 @@ class Head(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (1,))
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         taps = spread(kernel, 2, self.inputs, self.multiple)[0, 0]
-        x = jnp.tensordot(x, taps, 1, preferred_element_type=jnp.float32)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        x = jnp.tensordot(x, taps, 1, preferred_element_type=wide)
         return jnp.tanh(x + bias.reshape(1, 1, 1, 1))
 
 
@@ -188,7 +201,7 @@ class MultiResUNet(nn.Module):
             x, parts = block(x, train=train), block_widths(width)
             path = ResPath(parts, width, depth - level, *rest, name=f"respath{level}")
             paths.append(path(x, train=train))
-            x = block_max(x, 2)
+            x = pool(x)
         block = MultiResBlock(parts, self.widths[-1], *rest, name="bottleneck")
         x, parts = block(x, train=train), block_widths(self.widths[-1])
         for level in range(depth - 1, 0, -1):

@@ -1,4 +1,4 @@
-"""Separable filters, means and maxima of blocks of images."""
+"""Separable filters and block means of images."""
 
 import functools
 
@@ -82,20 +82,3 @@ def block_mean(image: jax.Array, size: int) -> jax.Array:
         batch, rows, size, columns, size, channels
     )
     return jnp.mean(blocks, axis=(2, 4))
-
-
-def block_max(x: jax.Array, size: int) -> jax.Array:
-    """Takes the largest of each block of `size` x `size` cells.
-
-    As max pooling; but where several cells are largest, the gradient is shared among
-    them, and it needs no scatter.
-
-    Args:
-      x: [B, H, W, C] float, H and W multiples of `size`.
-      size: side of a block in cells.
-
-    Returns:
-      [B, H / size, W / size, C].
-    """
-    b, h, w, c = expect_shape("block_max", "x", x, "B H W C")
-    return x.reshape(b, h // size, size, w // size, size, c).max(axis=(2, 4))

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinpaint.ops.filters import block_max, block_mean, gaussian_taps, separable
+from jaxinpaint.ops.filters import block_mean, gaussian_taps, separable
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +50,3 @@ def test_block_mean_drops_the_incomplete_block():
     image = jnp.asarray([[0.0, 2, 9], [4, 6, 9]]).reshape(1, 2, 3, 1)
     np.testing.assert_array_equal(block_mean(image, 2), np.full((1, 1, 1, 1), 3.0))
     np.testing.assert_array_equal(block_mean(image, 1), image)
-
-
-def test_block_max_takes_the_largest_and_shares_the_gradient():
-    x = jnp.asarray([[1.0, 7, 3, 3], [2, 5, 0, 3]]).reshape(1, 2, 4, 1)
-    np.testing.assert_array_equal(block_max(x, 2)[0, :, :, 0], [[7, 3]])
-    gradient = jax.grad(lambda x: (block_max(x, 2) * jnp.asarray(6.0)).sum())(x)
-    want = [[0, 6, 2, 2], [0, 0, 0, 2]]
-    np.testing.assert_allclose(gradient[0, :, :, 0], want, rtol=1e-6)
