@@ -6,13 +6,16 @@ All are uint8, 1 = HOLE, 0 = valid; the shapes are those of `masks` and `coverag
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxinpaint.data import mask_samplers
 from jaxinpaint.data.coverage import exact_mask, rectangle_mask
+from jaxinpaint.data.mask_banks import Bank, folder_banks, range_label, walk_banks
+from jaxinpaint.data.mask_samplers import VERSION, Fill
 from jaxinpaint.data.masks import (
     centre_mask,
     expect_binary,
@@ -20,18 +23,17 @@ from jaxinpaint.data.masks import (
     irregular_mask,
     square_mask,
 )
+from jaxinpaint.data.walks import expect_range, walk_mask
 
 GENERATOR = "jaxinpaint.data.mask_sets"
-VERSION = 1  # grows whenever one seed would give other bits
-
 PAPER_SIDE = 512
 PAPER_RANDOM = (32, 48, 64, 96, 128, 256)  # CCPGAN specification, table 5.2
 PAPER_CENTRE = (384, 448)
-POOL = 64  # canvases behind the irregular training masks
-POOL_STEPS = 32  # crop positions along one side of a canvas, less one
-EVALUATED = (  # what `evaluation_masks` reads; a set need not have the last two
+EVALUATED = (  # what `evaluation_masks` reads; a set may lack all but the first five
     *("squares", "centre", "half", "irregular_ratios", "stroke_width"),
     *("exact_ratios", "rectangle_ratios"),
+    *("walk_ranges", "walk_bank", "walk_widths", "walk_start"),
+    *("folder", "folder_polarity", "folder_ranges"),
 )
 
 
@@ -63,11 +65,18 @@ def training_masks(
       exact: FlowInpaint R43. Strokes as of `coverage.exact_mask`, each drawn afresh,
         with a ratio that is uniform over `ratios`.
       rectangle: FlowInpaint 6.3. As `coverage.rectangle_mask`, with such a ratio.
+      walk: RNON 5.2, ipA-MedGAN 5.2. A range, one of the `bank` masks of `walk_mask`
+        kept for it, and, if `symmetries`, one of its 8 turned and mirrored positions,
+        each as likely.
+      folder: likewise, of the masks of `folder` whose share of hole lies in the range.
+      square: ipA-MedGAN 5.2. One square of `side` pixels, anywhere in the image.
 
     Args:
       mask_config: sampler, and what it reads: box, max_delta in pixels; ratio_range
         as (lowest, highest) in (0, 1), stroke_width as (lowest, highest) in pixels,
-        ratios as a sequence.
+        ratios as a sequence; of "walk" ranges ((lowest, highest), ...), bank,
+        bank_seed, widths, start and symmetries, of "folder" folder, polarity,
+        ranges and symmetries, as `mask_banks` takes them; side in pixels.
       size: height and width of the masks.
       seed: of the stroke canvases.
 
@@ -78,25 +87,54 @@ def training_masks(
     Raises:
       ValueError: an unknown sampler, or figures that would leave a mask without hole
         or without valid pixel.
+      RuntimeError: a range is too narrow for the strokes of "walk".
+      OSError: the folder is not there.
     """
     sampler = mask_config["sampler"]
-    makers: dict[str, Callable[[], _Fill]] = {
-        "deepfill_box": lambda: _deepfill_boxes(
+    makers: dict[str, Callable[[], Fill]] = {
+        "deepfill_box": lambda: mask_samplers.deepfill_boxes(
             mask_config["box"], mask_config["max_delta"], size
         ),
-        "paper_sizes": lambda: _squares(
+        "paper_sizes": lambda: mask_samplers.squares(
             [_scaled(s, size) for s in sorted(PAPER_RANDOM + PAPER_CENTRE)], size
         ),
-        "irregular": lambda: _strokes(
+        "irregular": lambda: mask_samplers.strokes(
             mask_config["ratio_range"], mask_config["stroke_width"], size, seed
         ),
-        "mixed": lambda: _mixed(
+        "mixed": lambda: mask_samplers.mixed(
             makers["deepfill_box"](),
-            _squares(range(max(1, size // 16), 3 * size // 4 + 1), size),
+            mask_samplers.squares(range(max(1, size // 16), 3 * size // 4 + 1), size),
             makers["irregular"](),
         ),
-        "exact": lambda: _of_ratios(exact_mask, mask_config["ratios"], size),
-        "rectangle": lambda: _of_ratios(rectangle_mask, mask_config["ratios"], size),
+        "exact": lambda: mask_samplers.of_ratios(
+            exact_mask, mask_config["ratios"], size
+        ),
+        "rectangle": lambda: mask_samplers.of_ratios(
+            rectangle_mask, mask_config["ratios"], size
+        ),
+        "walk": lambda: mask_samplers.banked(
+            walk_banks(
+                size,
+                size,
+                ranges=mask_config["ranges"],
+                count=mask_config["bank"],
+                widths=mask_config["widths"],
+                start=mask_config["start"],
+                seed=mask_config["bank_seed"],
+            ),
+            mask_config["symmetries"],
+        ),
+        "square": lambda: mask_samplers.squares([mask_config["side"]], size),
+        "folder": lambda: mask_samplers.banked(
+            folder_banks(
+                mask_config["folder"],
+                size,
+                size,
+                polarity=mask_config["polarity"],
+                ranges=mask_config["ranges"],
+            ),
+            mask_config["symmetries"],
+        ),
     }
     if sampler not in makers:
         raise ValueError(
@@ -111,136 +149,6 @@ def training_masks(
         return masks
 
     return draw
-
-
-_Fill = Callable[[np.random.Generator, list[np.ndarray]], None]  # into zeros [S, S]
-
-
-def _deepfill_boxes(box: int, max_delta: int, size: int) -> _Fill:
-    if not (0 <= max_delta and max_delta // 2 * 2 < box < size):
-        raise ValueError(
-            f"training_masks: box is {box}, max_delta {max_delta}, size {size}; box "
-            "must be below size and above max_delta."
-        )
-    high = np.array([size - box, size - box, max_delta // 2, max_delta // 2])
-
-    def fill(rng: np.random.Generator, masks: list[np.ndarray]) -> None:
-        draws = rng.integers(0, high, (len(masks), 4), endpoint=True).tolist()
-        for mask, (t, l, a, b) in zip(masks, draws, strict=True):  # noqa: E741
-            mask[t + a : t + box - a, l + b : l + box - b] = 1
-
-    return fill
-
-
-def _squares(sides: Sequence[int], size: int) -> _Fill:
-    if not 1 <= min(sides) <= max(sides) < size:
-        raise ValueError(
-            f"training_masks: squares of {min(sides)} to {max(sides)} pixels need a "
-            f"larger image than size {size}."
-        )
-    choices = np.asarray(sides)
-
-    def fill(rng: np.random.Generator, masks: list[np.ndarray]) -> None:
-        side = choices[rng.integers(0, len(choices), len(masks))]
-        place = rng.integers(0, (size - side)[:, None], (len(masks), 2), endpoint=True)
-        rows = np.column_stack((place, side)).tolist()
-        for mask, (top, left, s) in zip(masks, rows, strict=True):
-            mask[top : top + s, left : left + s] = 1
-
-    return fill
-
-
-def _strokes(
-    ratio_range: tuple[float, float],
-    stroke_width: tuple[int, int],
-    size: int,
-    seed: int,
-) -> _Fill:
-    low, high = ratio_range
-    if not 0 < low <= high < 1:
-        raise ValueError(
-            f"training_masks: ratio_range is {tuple(ratio_range)}; it must hold "
-            "0 < lowest <= highest < 1."
-        )
-    margin = max(1, size // 4)
-    rng = np.random.default_rng([seed, VERSION])
-    canvases = np.empty((2, POOL, size + margin, size + margin), np.uint8)
-    steps = np.unique(np.linspace(0, margin, POOL_STEPS + 1).astype(int))
-    counts = np.empty((POOL, len(steps), len(steps)), np.int64)
-    for k in range(POOL):
-        canvases[0, k] = irregular_mask(
-            rng,
-            size + margin,
-            size + margin,
-            ratio=low + (high - low) * (k + 0.5) / POOL,
-            stroke_width=(stroke_width[0], stroke_width[1]),
-        )[..., 0]
-        table = np.zeros((size + margin + 1,) * 2, np.int64)
-        table[1:, 1:] = canvases[0, k].cumsum(0, np.int64).cumsum(1)
-        a, b = np.ix_(steps, steps)
-        c, d = a + size, b + size
-        counts[k] = table[c, d] - table[a, d] - table[c, b] + table[a, b]
-    # A second set, turned over the diagonal: copying a transposed crop is slow.
-    canvases[1] = canvases[0].swapaxes(1, 2)
-    order = np.argsort(counts, axis=None, kind="stable")
-    ranked = counts.ravel()[order]
-    pixels = size * size
-    floor, ceiling = max(1, low * pixels - 0.5), min(pixels - 1, high * pixels + 0.5)
-    first = int(np.searchsorted(ranked, floor, "left"))
-    last = int(np.searchsorted(ranked, ceiling, "right"))
-    if first == last:
-        raise ValueError(
-            f"training_masks: no stroke mask of {size} x {size} has a ratio in "
-            f"{tuple(ratio_range)}; widen ratio_range."
-        )
-    order, ranked = order[first:last], ranked[first:last]
-
-    def fill(rng: np.random.Generator, masks: list[np.ndarray]) -> None:
-        draws = rng.random((len(masks), 2))
-        wanted = (low + (high - low) * draws[:, 0]) * pixels
-        nearest = min(64, len(order))
-        start = np.searchsorted(ranked, wanted) - nearest // 2
-        start = np.clip(start, 0, len(order) - nearest)
-        picks = order[start + (nearest * draws[:, 1]).astype(int)]
-        ks, tops, lefts = np.unravel_index(picks, counts.shape)
-        turns = rng.integers(0, 8, len(masks)).tolist()
-        rows = zip(
-            ks.tolist(), steps[tops].tolist(), steps[lefts].tolist(), strict=True
-        )
-        for mask, (k, top, left), turn in zip(masks, rows, turns, strict=True):
-            if turn & 4:
-                top, left = left, top
-            crop = canvases[turn >> 2, k, top : top + size, left : left + size]
-            mask[...] = crop[:: 1 - (turn & 2), :: 1 - 2 * (turn & 1)]
-
-    return fill
-
-
-def _mixed(*fills: _Fill) -> _Fill:
-    def fill(rng: np.random.Generator, masks: list[np.ndarray]) -> None:
-        kinds = rng.integers(0, len(fills), len(masks))
-        for kind, one in enumerate(fills):
-            chosen = np.flatnonzero(kinds == kind)
-            if len(chosen):
-                one(rng, [masks[i] for i in chosen])
-
-    return fill
-
-
-def _of_ratios(
-    make: Callable[..., np.ndarray], ratios: Sequence[float], size: int
-) -> _Fill:
-    if not len(ratios):
-        raise ValueError("training_masks: ratios is empty; give one or more.")
-    for ratio in ratios:
-        make(np.random.default_rng(0), size, size, ratio=ratio)  # its errors, now
-
-    def fill(rng: np.random.Generator, masks: list[np.ndarray]) -> None:
-        picks = rng.integers(len(ratios), size=len(masks)).tolist()
-        for mask, pick in zip(masks, picks, strict=True):
-            mask[...] = make(rng, size, size, ratio=ratios[pick])[..., 0]
-
-    return fill
 
 
 def evaluation_masks(
@@ -258,7 +166,12 @@ def evaluation_masks(
         ratios of strokes, labels such as "30%"; stroke_width: their (lowest,
         highest) width. All lengths are pixels of this image. Where a set offers them,
         exact_ratios: of the strokes of `coverage.exact_mask`, labels such as "30%";
-        rectangle_ratios: of `coverage.rectangle_mask`, labels "rectangle 30%".
+        rectangle_ratios: of `coverage.rectangle_mask`, labels "rectangle 30%";
+        walk_ranges: open ranges of the share that strokes of `walk_mask` hole, labels
+        such as "1-25%", with walk_widths, walk_start and walk_bank, how many masks
+        there are of each: image i has mask i % walk_bank; folder: a folder of masks,
+        "" for none, with folder_polarity and folder_ranges, labels likewise: image i
+        has mask i % n of the n in the range, in the order of their names.
       height: rows.
       width: columns.
       count: masks of each label.
@@ -268,8 +181,10 @@ def evaluation_masks(
       (label, index, mask), index 0 to count - 1, mask uint8 [height, width, 1].
 
     Raises:
-      ValueError: two entries have one label, a mask does not fit the image, or the
-        set holds a key that nothing reads.
+      ValueError: two entries have one label, a mask does not fit the image, the set
+        holds a key that nothing reads, or both walks and a folder.
+      RuntimeError: one of walk_ranges is too narrow for the strokes.
+      OSError: the folder is not there.
     """
     unread = set(mask_set) - set(EVALUATED)
     if unread:
@@ -284,7 +199,7 @@ def evaluation_masks(
         width=width,
         stroke_width=mask_set["stroke_width"],
     )
-    kinds: list[tuple[str, Callable[[np.random.Generator], np.ndarray]]]
+    kinds: list[tuple[str, _Make]]
     kinds = [(f"{n}x{n}", partial(square, side=n)) for n in mask_set["squares"]]
     if mask_set["half"]:
         kinds.append((f"{width // 2}x{height}", _always(half_mask(height, width))))
@@ -301,7 +216,8 @@ def evaluation_masks(
         for ratio in mask_set["rectangle_ratios"]:
             label = f"rectangle {100 * ratio:g}%"
             kinds.append((label, partial(rectangle, ratio=ratio)))
-    labels = [label for label, _ in kinds]
+    banks = _evaluated_banks(mask_set, height, width)
+    labels = [*(label for label, _ in kinds), *banks]
     if len(set(labels)) < len(labels):
         raise ValueError(
             f"evaluation_masks: the labels are {labels}; give every size and ratio "
@@ -310,6 +226,64 @@ def evaluation_masks(
     for label, make in kinds:
         for index in range(count):
             yield label, index, make(_generator(seed, label, index))
+    for label, (bank, of_bank) in banks.items():
+        for index in range(count):
+            at = index % bank
+            yield label, index, of_bank(_generator(seed, label, at), at)
+
+
+_Make = Callable[[np.random.Generator], np.ndarray]
+_MakeOfBank = Callable[[np.random.Generator, int], np.ndarray]
+
+
+def _evaluated_banks(
+    mask_set: Mapping[str, Any], height: int, width: int
+) -> dict[str, tuple[int, _MakeOfBank]]:
+    """Label -> how many masks a bank has, and what makes one of them."""
+    ranges, folder = mask_set.get("walk_ranges", ()), mask_set.get("folder", "")
+    if ranges and folder:
+        raise ValueError(
+            f"evaluation_masks: the set has walk_ranges {list(ranges)} and the folder "
+            f"'{folder}', whose labels are alike; leave one of them empty."
+        )
+    if folder:
+        return {
+            bank.label: (bank.total, partial(_of_bank, bank))
+            for bank in folder_banks(
+                folder,
+                height,
+                width,
+                polarity=mask_set["folder_polarity"],
+                ranges=mask_set["folder_ranges"],
+            )
+        }
+    found: dict[str, tuple[int, _MakeOfBank]] = {}
+    for low, high in ranges:
+        expect_range(low, high)
+        if mask_set["walk_bank"] < 1:
+            raise ValueError("evaluation_masks: walk_bank must be 1 or more.")
+        walk = partial(
+            walk_mask,
+            height=height,
+            width=width,
+            low=low,
+            high=high,
+            widths=mask_set["walk_widths"],
+            start=mask_set["walk_start"],
+        )
+        found[range_label(low, high)] = (
+            mask_set["walk_bank"],
+            partial(_of_walk, walk),
+        )
+    return found
+
+
+def _of_bank(bank: Bank, rng: np.random.Generator, at: int) -> np.ndarray:
+    return bank.mask(at)
+
+
+def _of_walk(make: _Make, rng: np.random.Generator, at: int) -> np.ndarray:
+    return make(rng)
 
 
 def paper_mask_set(

@@ -76,7 +76,7 @@ def tissue(*, sections: int, height: int, width: int, seed: int) -> np.ndarray:
     gain = rng.uniform(*GAIN, sections)
     offset = rng.uniform(-OFFSET, OFFSET, sections)
     photographs = np.empty((sections, height, width, 1), np.uint8)
-    shading = SHADING * _smooth(rng, (sections, height, width), (1, 90, 90))
+    shading = SHADING * smooth(rng, (sections, height, width), (1, 90, 90))
     for z in range(sections):
         noise = rng.standard_normal((height, width)) * 9
         grey = 135 + gain[z] * (structure[z] - 135) + offset[z] + shading[z] + noise
@@ -131,9 +131,9 @@ def _cut(sections: int, height: int, width: int, seed: int) -> tuple[Truth, np.n
 
 def _bend(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
     """One axis of the sections' bending: slow along z, and a little of their own."""
-    slow = SLOW * _smooth(rng, shape, (3, 110, 110))
-    own = OWN * _smooth(rng, shape, (0, 60, 60))
-    drift = DRIFT * _smooth(rng, (shape[0], 1, 1), (3, 0, 0))
+    slow = SLOW * smooth(rng, shape, (3, 110, 110))
+    own = OWN * smooth(rng, shape, (0, 60, 60))
+    drift = DRIFT * smooth(rng, (shape[0], 1, 1), (3, 0, 0))
     return slow + own + drift
 
 
@@ -147,7 +147,7 @@ def _lay_out(rng: np.random.Generator, shape: tuple[int, int, int]) -> _Cells:
     x = x + rng.uniform(-0.55, 0.55, count) * CELL
     y = y + rng.uniform(-0.55, 0.55, count) * CELL
     size = rng.uniform(-7, 7, count) + 12 * (rng.random(count) < 0.12)
-    moves = [_smooth(rng, (sections, count), (6, 0)) for _ in range(3)]
+    moves = [smooth(rng, (sections, count), (6, 0)) for _ in range(3)]
     return _Cells(
         x=x + 3 * moves[0],
         y=y + 3 * moves[1],
@@ -282,7 +282,7 @@ def _draw_vesicle(
     near.grey[...] += inside * (165 - 75 * ring - near.grey)
 
 
-def _smooth(
+def smooth(
     rng: np.random.Generator, shape: tuple[int, ...], spacings: tuple[float, ...]
 ) -> np.ndarray:
     """Smooth noise of variance one: uniform knots under a cubic B-spline.
@@ -330,7 +330,7 @@ def _lattice(
 ) -> _Lattice:
     sections, height, width = shape
     rows, columns = (int((n + 2 * MARGIN) / spacing) + 1 for n in (height, width))
-    values = _smooth(rng, (sections, rows, columns), (every, 0, 0))
+    values = smooth(rng, (sections, rows, columns), (every, 0, 0))
     return _Lattice(values, spacing)
 
 

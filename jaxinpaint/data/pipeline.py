@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxinpaint.data import cases, photographs, sections
+from jaxinpaint.data import cases, photographs, sections, slices
 
-KINDS = {"sections": sections.build, "photographs": photographs.build}
+KINDS = {
+    "sections": sections.build,
+    "photographs": photographs.build,
+    "slices": slices.build,
+}
 
 
 def build(

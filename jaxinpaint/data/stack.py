@@ -1,14 +1,10 @@
 """A stack of sections as one memory-mapped array, decoded once."""
 
-import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +12,10 @@ import numpy as np
 
 from jaxinpaint.data import cremi, images
 from jaxinpaint.data.builders import sections as builder
+from jaxinpaint.data.keeping import default_cache_dir, digest_files, keep
 from jaxinpaint.data.neighbors import MissingNeighborError
 
 Sections = Iterator[tuple[str, np.ndarray]]
-
-_BUILDING = ".building-"  # begins the name of a stack that is not finished
 
 
 class Stack(NamedTuple):
@@ -35,15 +30,6 @@ class Stack(NamedTuple):
     sections: np.memmap
     names: tuple[str, ...]
     digest: str
-
-
-def default_cache_dir() -> Path:
-    """JAXINPAINT_HOME, or else `jaxinpaint` in the user's XDG cache folder."""
-    home = os.environ.get("JAXINPAINT_HOME")
-    if home:
-        return Path(home)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "jaxinpaint"
 
 
 def open_stack(
@@ -83,19 +69,17 @@ def open_stack(
         read = lambda: ((f"section_{z:04d}", one) for z, one in enumerate(array))
     elif found := builder.find_prepared(source):
         label, prepared = str(source), found
-        digest = _digest_files(p for p in sorted(found.iterdir()) if p.is_file())
+        digest = digest_files(p for p in sorted(found.iterdir()) if p.is_file())
         read = lambda: builder.read_prepared(found, max_pixels)
     elif cremi.is_volume(source):
-        label, digest = str(source), _digest_files([Path(source)])
+        label, digest = str(source), digest_files([Path(source)])
         read = lambda: cremi.read_sections(source, max_pixels)
     else:
         label, files = str(source), images.list_sections(source)
-        digest = _digest_files(files)
+        digest = digest_files(files)
         read = lambda: images.read_sections(files, max_pixels)
     home = Path(cache_dir or default_cache_dir()) / "sections" / digest.hexdigest()
-    _remove_abandoned(home.parent)
-    if not home.is_dir():
-        _build(home, label, read, prepared, max_pixels)
+    keep(home, partial(_build, label, read, prepared, max_pixels))
     try:
         sections = np.load(home / "sections.npy", mmap_mode="r", allow_pickle=False)
         names = tuple(json.loads((home / "names.json").read_text()))
@@ -109,77 +93,30 @@ def open_stack(
 
 
 def _build(
-    home: Path,
     label: str,
     read: Callable[[], Sections],
     prepared: Path | None,
     max_pixels: int,
+    work: Path,
 ) -> None:
-    """Fills a temporary folder beside `home` and renames it."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    work, lock = _begin(home.parent)
-    try:
-        if prepared is None:
-            prepared = builder.write_sections(_two_or_more(label, read()), work)
-        count, names = len(builder.open_prepared(prepared)), []
-        records = builder.expect_alike(builder.read_prepared(prepared, max_pixels))
-        array = None
-        for z, (name, pixels) in enumerate(_two_or_more(label, records)):
-            if array is None:
-                array = np.lib.format.open_memmap(
-                    work / "sections.npy", "w+", pixels.dtype, (count, *pixels.shape)
-                )
-            array[z] = pixels
-            names.append(name)
-        assert array is not None
-        array.flush()
-        if len(set(names)) != len(names):
-            raise ValueError(f"{label}: two sections have one name.")
-        (work / "names.json").write_text(json.dumps(names))
-        work.chmod(0o755)  # mkdtemp makes it private
-        try:
-            work.rename(home)
-        except OSError:
-            if not home.is_dir():  # else another process was first, with the same
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        os.close(lock)
-
-
-def _begin(parent: Path) -> tuple[Path, int]:
-    """Makes a folder to build in; its lock is held until the descriptor closes.
-
-    The system lets go of the lock when the process dies, however it dies.
-    """
-    while True:
-        work = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=parent))
-        try:
-            lock = os.open(work, os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # another process took it for abandoned before it was locked
-        # Where folders cannot be locked, as on NFS, none is ever removed either.
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if work.is_dir():
-            return work, lock
-        os.close(lock)
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Removes the folders of builders that live no more."""
-    for work in parent.glob(f"{_BUILDING}*"):
-        try:
-            lock = os.open(work, os.O_RDONLY)
-        except OSError:
-            continue  # finished in the meantime, or another user's
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(work, ignore_errors=True)
-        except OSError:
-            pass  # a builder holds it
-        finally:
-            os.close(lock)
+    """Fills a folder with what a stack is opened from."""
+    if prepared is None:
+        prepared = builder.write_sections(_two_or_more(label, read()), work)
+    count, names = len(builder.open_prepared(prepared)), []
+    records = builder.expect_alike(builder.read_prepared(prepared, max_pixels))
+    array = None
+    for z, (name, pixels) in enumerate(_two_or_more(label, records)):
+        if array is None:
+            array = np.lib.format.open_memmap(
+                work / "sections.npy", "w+", pixels.dtype, (count, *pixels.shape)
+            )
+        array[z] = pixels
+        names.append(name)
+    assert array is not None
+    array.flush()
+    if len(set(names)) != len(names):
+        raise ValueError(f"{label}: two sections have one name.")
+    (work / "names.json").write_text(json.dumps(names))
 
 
 def _two_or_more(label: str, sections: Sections) -> Sections:
@@ -192,13 +129,3 @@ def _two_or_more(label: str, sections: Sections) -> Sections:
         )
     yield from head
     yield from sections
-
-
-def _digest_files(files: Iterable[Path]) -> "hashlib._Hash":
-    """SHA-256 of names and bytes."""
-    total = hashlib.sha256()
-    for path in files:
-        with open(path, "rb") as file:
-            one = hashlib.file_digest(file, "sha256")
-        total.update(path.name.encode() + b"\0" + one.digest())
-    return total

@@ -199,7 +199,7 @@ def test_the_nearest_cell_is_found_among_all():
 @pytest.mark.parametrize("spacings", [(0, 0, 0), (3, 7, 0), (2.5, 6, 11)])
 def test_smooth_noise_has_variance_one(spacings):
     rng = np.random.default_rng(5)
-    field = phantoms._smooth(rng, (60, 140, 150), spacings)
+    field = phantoms.smooth(rng, (60, 140, 150), spacings)
     assert field.shape == (60, 140, 150)
     assert abs(field.mean()) < 0.1
     assert abs(field.std() - 1) < 0.06

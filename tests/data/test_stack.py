@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 import tifffile
 
-from jaxinpaint.data import images, stack
+from jaxinpaint.data import images, keeping, stack
 from jaxinpaint.data.builders import sections as builder
 from jaxinpaint.data.neighbors import MissingNeighborError, psnr
 
@@ -185,7 +185,7 @@ def test_what_a_killed_builder_left_is_removed_and_a_living_one_keeps_its(tmp_pa
 
 
 def test_a_folder_taken_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
-    lock, taken = stack.fcntl.flock, []
+    lock, taken = keeping.fcntl.flock, []
 
     def late(descriptor, how):
         if not taken:
@@ -193,8 +193,8 @@ def test_a_folder_taken_before_it_was_locked_is_made_again(tmp_path, monkeypatch
             taken[0].rmdir()
         lock(descriptor, how)
 
-    monkeypatch.setattr(stack.fcntl, "flock", late)
-    work, descriptor = stack._begin(tmp_path)
+    monkeypatch.setattr(keeping.fcntl, "flock", late)
+    work, descriptor = keeping._begin(tmp_path)
     os.close(descriptor)
     assert [work] == list(tmp_path.iterdir()) and taken != [work]
 
@@ -226,9 +226,9 @@ def test_what_is_no_source(tmp_path):
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.delenv("JAXINPAINT_HOME", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert stack.default_cache_dir() == tmp_path / "jaxinpaint"
+    assert keeping.default_cache_dir() == tmp_path / "jaxinpaint"
     monkeypatch.setenv("JAXINPAINT_HOME", str(tmp_path / "home"))
-    assert stack.default_cache_dir() == tmp_path / "home"
+    assert keeping.default_cache_dir() == tmp_path / "home"
     got = stack.open_stack(noise(2, 9, 7, 1), "", LIMIT)
     assert pathlib.Path(got.sections.filename).is_relative_to(tmp_path / "home")
 

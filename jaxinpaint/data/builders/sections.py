@@ -100,6 +100,11 @@ def write_sections(
         data_dir=str(data_dir),
         file_format="array_record",
     )
+    return prepare(builder)
+
+
+def prepare(builder: tfds.core.DatasetBuilder) -> Path:
+    """Writes what a builder generates, without a word; returns the folder."""
     tfds.disable_progress_bar()
     try:
         # It speaks of a download, and makes a folder for one.
@@ -110,8 +115,8 @@ def write_sections(
     return Path(builder.data_path)
 
 
-def find_prepared(source: str | Path) -> Path | None:
-    """Finds a prepared data set in a folder or in `serial_sections/*` below it.
+def find_prepared(source: str | Path, dataset: str = "serial_sections") -> Path | None:
+    """Finds a prepared data set in a folder or in `<dataset>/*` below it.
 
     Returns:
       The folder with `dataset_info.json`, or None if there is none.
@@ -122,7 +127,7 @@ def find_prepared(source: str | Path) -> Path | None:
     source = Path(source)
     if (source / "dataset_info.json").is_file():
         return source
-    found = sorted(source.glob("serial_sections/*/dataset_info.json"))
+    found = sorted(source.glob(f"{dataset}/*/dataset_info.json"))
     if len(found) > 1:
         raise ValueError(f"{source}: holds {len(found)} versions; name one of them.")
     return found[0].parent if found else None
