@@ -173,6 +173,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "least_size": 64,
         "panels": 3,  # worst, median and best, so many of each
         "also": (),  # of what the system predicts, scored as methods of their own
+        "whole": (),  # of the same, scored as predicted, valid pixels included
         # Runs to put beside this one, evaluated on the same cases before: pairs such
         # as (("no GAN", "runs/no_gan"),), a name for the report and a workdir.
         "compare": (),

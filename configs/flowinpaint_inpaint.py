@@ -197,6 +197,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "lpips_vgg": "",
         "fid": "",
         "also": ("intermediate", "reference"),  # scored beside the result
+        "whole": (),  # of the same, scored as predicted, valid pixels included
         "masks": {
             "squares": (),
             "half": False,

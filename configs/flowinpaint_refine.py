@@ -161,6 +161,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "lpips_vgg": "",
         "fid": "",
         "also": ("intermediate",),  # scored beside the result; its holes filled with it
+        "whole": (),  # of the same, scored as predicted, valid pixels included
         "masks": {
             "squares": (),
             "half": False,

@@ -6,7 +6,6 @@ It joins data, inference, metrics and report, which do not know each other.
 import csv
 import itertools
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,17 +16,18 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-import jaxinpaint
 from jaxinpaint import systems
 from jaxinpaint.core.manifest import tree_digest
 from jaxinpaint.data import mask_sets, pipeline
-from jaxinpaint.data.cases import Case, RunData
+from jaxinpaint.data.cases import Case
 from jaxinpaint.data.images import read_mask
 from jaxinpaint.evaluation.comparing import Rival, check_methods, read_rivals
+from jaxinpaint.evaluation.facts import dataset_name, facts_of, notes
 from jaxinpaint.evaluation.filling import (
     blanked_batch,
     image_path,
     mask_path,
+    outputs,
     read_filled,
     write_restored,
 )
@@ -37,18 +37,11 @@ from jaxinpaint.evaluation.learned import (
     learned,
     not_comparable,
 )
-from jaxinpaint.evaluation.runs import (
-    Run,
-    check_frozen,
-    device_name,
-    open_run,
-    training_minutes,
-)
+from jaxinpaint.evaluation.runs import check_frozen, open_run
 from jaxinpaint.evaluation.scoring import Filled, More, Scored, score, tidy
 from jaxinpaint.evaluation.showing import panels
 from jaxinpaint.inference.restore import predictor
 from jaxinpaint.metrics.baselines import import_opencv
-from jaxinpaint.metrics.ssim import SMALLEST_SIDE
 from jaxinpaint.report import paper_tables, plots
 from jaxinpaint.report.page import write_page
 from jaxinpaint.training.workdir import environment, to_json
@@ -75,7 +68,7 @@ class Bin(NamedTuple):
 
 
 def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
-    """Scores one checkpoint of a run on its test sections; writes `eval/`.
+    """Scores one checkpoint of a run on its test images; writes `eval/`.
 
     `eval/metrics.json` holds tidy rows and what was run, `eval/scores.csv` the scores
     of every image, `eval/report.html` the page, `eval/masks.json` the mask manifest,
@@ -85,12 +78,15 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
 
     What `config.eval.also` names among the system's outputs, such as "reference", is
     put into the hole, written beside as `<case>_reference.png`, and scored as a method
-    of its own. `config.eval.compare` names runs that were evaluated on the same cases
-    before: their scores are read and join the results as methods of their own.
+    of its own. What `config.eval.whole` names, such as "raw", is written and scored as
+    it is predicted, valid pixels included: `<case>_raw_whole.png`, method "raw whole".
+    The valid pixels that it changes are counted apart. `config.eval.compare` names runs
+    that were evaluated on the same cases before: their scores are read and join the
+    results as methods of their own.
 
     Args:
       config: of the run; `eval` may differ from training's, and so may `data` where
-        it names another stack.
+        it names other images.
       workdir: of the run.
       step: of the checkpoint; the newest good one if None.
 
@@ -98,8 +94,8 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
       The report's path.
 
     Raises:
-      ValueError: the workdir holds another model, another split of this stack, or a
-        run on other frozen weights, or the data do not fit.
+      ValueError: the workdir holds another model, another split of these images, or
+        a run on other frozen weights, or the data do not fit.
       FileNotFoundError: there is no such checkpoint.
       ImportError: the extra `baselines` or `report` is not installed.
     """
@@ -107,8 +103,8 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
         plots.extra(module)  # now, not after hours
     import_opencv("evaluate_run")
     judges = learned(config.eval.lpips, config.eval.lpips_vgg, config.eval.fid)
-    also = tuple(config.eval.also)
-    check_methods(config.system, also, config.eval.compare)
+    also, whole = tuple(config.eval.also), tuple(config.eval.whole)
+    check_methods(config.system, also, whole, config.eval.compare)
     system = systems.build(config)
     run = open_run(config, system, workdir, step)
     frozen = system.load_frozen()
@@ -118,11 +114,11 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     folder = workdir / "eval"
     channels = data.summary["shape"][-1]
     names, size = list(system.batch_spec), config.eval.batch_size
-    restore = predictor(config, system, run.variables, frozen, also, ("flow",))
+    restore = predictor(config, system, run.variables, frozen, also, ("flow",), whole)
     made: set[str] = set()
 
     def fill(cases: Sequence[Case]) -> Filled:
-        place = (channels, folder / "images", also)
+        place = (channels, folder / "images", outputs(config))
         made.update(write_restored(cases, names, restore, size, *place))
         return read_filled(config.system, cases, *place)
 
@@ -258,85 +254,6 @@ def joined(one: Bin, rivals: Sequence[Rival]) -> Bin:
     """
     others = {rival.name: rival.scored(one.label, one.names) for rival in rivals}
     return one._replace(methods={**one.methods, **others})
-
-
-def facts_of(
-    config: ConfigDict,
-    run: Run,
-    data: RunData,
-    bins: Sequence[Bin],
-    manifest: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What was run, for the results and the page."""
-    guided = sum(one.guided for one in bins)
-    methods = [scored for one in bins for scored in one.methods.values()]
-    return {
-        "system": config.system,
-        "dataset": dataset_name(config.data.source),
-        "data": "phantom" if config.data.source == "phantom" else "real",
-        "minutes": training_minutes(run.records),
-        "device": device_name(run.machine),
-        "steps": run.step,
-        "weights": tree_digest(run.variables),
-        "mask_manifest": manifest["sha256"],
-        "version": jaxinpaint.__version__,
-        "cases": sum(len(one.names) for one in bins),
-        "trained_on_this_stack": run.same_stack,
-        "cases_guided_by_training_sections": guided if run.same_stack else 0,
-        "valid_pixels_changed": sum(scored.changed for scored in methods),
-        # The path stands in the config alone.
-        "images": {k: v for k, v in data.summary.items() if k != "source"},
-    }
-
-
-def notes(
-    config: ConfigDict,
-    facts: Mapping[str, Any],
-    manifest: Mapping[str, Any],
-    guides: Sequence[str],
-) -> list[str]:
-    """What a reader has to know before the numbers; `guides` as of `panels`."""
-    if "neighbor" in guides:
-        guide = "one neighbour, chosen over the valid pixels"
-    else:
-        guide = "both neighbours"
-    height, width = (manifest["masks"][0][side] for side in ("height", "width"))
-    if facts["trained_on_this_stack"]:
-        split = (
-            f"a neighbour was a training section in "
-            f"{facts['cases_guided_by_training_sections']} of them (split: "
-            f"{config.data.split})."
-        )
-    else:
-        split = "of another stack than the one that was trained on."
-    lines = [
-        f"{facts['cases']} test images of {height} x {width} pixels; {split}",
-        f"The system sees {guide}; mean_neighbors sees both sections beside it, or "
-        "the one there is at an end of the stack. No method sees what lies under the "
-        "hole.",
-        f"{facts['valid_pixels_changed']} valid pixels were changed, by all methods "
-        "in all images.",
-    ]
-    if min(height, width) < SMALLEST_SIDE:
-        lines.append(f"MS-SSIM needs sides of {SMALLEST_SIDE}: not computed.")
-    if not config.eval.lpips:
-        lines.append(
-            "LPIPS needs pretrained weights: not computed. Run `jaxinpaint weights "
-            "import --download --as alexnet`, the same --as lpips_alex, then eval.py "
-            "with --config.eval.lpips=imported."
-        )
-    return not_comparable(facts["metric_weights"]) + lines
-
-
-def dataset_name(source: str) -> str:
-    """A source without the folders it lies in: its last name.
-
-    A folder that TFDS prepared keeps the three that name it, data set, config and
-    version.
-    """
-    parts = Path(source).absolute().parts
-    prepared = re.fullmatch(r"\d+\.\d+\.\d+", parts[-1])
-    return "/".join(parts[-3:]) if prepared else parts[-1]
 
 
 def written_masks(

@@ -16,9 +16,8 @@ from ml_collections import ConfigDict
 from jaxinpaint.data import mask_sets
 from jaxinpaint.data.cases import RunData
 from jaxinpaint.evaluation.scoring import KEPT, TOLD, Place, Scored
+from jaxinpaint.inference.restore import whole_name
 from jaxinpaint.metrics.baselines import BASELINES
-
-CASES = ("seed", "crop_size", "crops_per_section")  # what places the test images
 
 
 class Rival(NamedTuple):
@@ -65,14 +64,30 @@ class Rival(NamedTuple):
         return Scored(scores, 0)
 
 
+def cases_keys(kind: str) -> tuple[str, ...]:
+    """What places the test images: keys of `config.eval`.
+
+    Args:
+      kind: `kind` of the data's summary.
+    """
+    crops = "crops_per_section" if kind == "sections" else "crops_per_image"
+    return ("seed", "crop_size", crops)
+
+
 def check_methods(
-    system: str, also: Sequence[str], compare: Sequence[tuple[str, str]]
+    system: str,
+    also: Sequence[str],
+    whole: Sequence[str],
+    compare: Sequence[tuple[str, str]],
 ) -> None:
     """Checks that the methods of a report will have names of their own.
+
+    So will their files: "raw" scored whole is `<case>_raw_whole.png`.
 
     Args:
       system: the system's.
       also: config.eval.also.
+      whole: config.eval.whole.
       compare: config.eval.compare, pairs of a name and a workdir.
 
     Raises:
@@ -85,15 +100,18 @@ def check_methods(
                 f"(('no GAN', 'runs/no_gan'),); got {pair!r}."
             )
     taken = {system, *BASELINES, "completed", "mask"}
-    named = [("also", name) for name in also]
-    named += [("compare", name) for name, _ in compare]
-    for key, name in named:
-        if name in taken or not name or name.startswith("paper"):
+    named = [("also", name, {name}) for name in also]
+    for name in whole:
+        method = whole_name(name)
+        named.append(("whole", name, {method, method.replace(" ", "_")}))
+    named += [("compare", name, {name}) for name, _ in compare]
+    for key, name, uses in named:
+        if uses & taken or not name or name.startswith("paper"):
             raise ValueError(
                 f"config.eval.{key} names {name!r}, which is the name of something "
                 "else in a report; give each method one of its own."
             )
-        taken.add(name)
+        taken |= uses
 
 
 def read_rivals(
@@ -115,11 +133,12 @@ def read_rivals(
     if not config.eval.compare:
         return []
     manifest = mask_sets.manifest(_masks(data), config.eval.seed)
+    keys = cases_keys(data.summary["kind"])
     here = {
         "dataset": dataset,
         "digest of the images": data.summary["digest"],
         "masks": manifest["sha256"],
-        **{f"config.eval.{key}": config.eval[key] for key in CASES},
+        **{f"config.eval.{key}": config.eval[key] for key in keys},
         **{f"weights of {metric}": told for metric, told in weights.items()},
     }
     return [
@@ -142,14 +161,16 @@ def read_rival(name: str, workdir: Path, here: Mapping[str, Any]) -> Rival:
         "dataset": run["dataset"],
         "digest of the images": run["images"]["digest"],
         "masks": run["mask_manifest"],
-        **{f"config.eval.{key}": run["config"]["eval"][key] for key in CASES},
+        **{f"config.eval.{key}": value for key, value in run["config"]["eval"].items()},
         **{f"weights of {metric}": w for metric, w in run["metric_weights"].items()},
     }
-    for what in here:  # a learned metric may be that of one run alone
-        if what in there and there[what] != here[what]:
+    for what, wanted in here.items():
+        if what.startswith("weights of ") and what not in there:
+            continue  # a learned metric may be that of one run alone
+        if there.get(what) != wanted:
             raise ValueError(
                 f"config.eval.compare: {name!r} was scored with another {what}, "
-                f"{there[what]!r}, here {here[what]!r}; evaluate both runs alike."
+                f"{there.get(what)!r}, here {wanted!r}; evaluate both runs alike."
             )
     system = run["system"]
     return Rival(

@@ -8,13 +8,33 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxinpaint.data.cases import Case
 from jaxinpaint.data.images import read_image, write_image
 from jaxinpaint.evaluation.scoring import Filled
-from jaxinpaint.metrics.baselines import BASELINES
+from jaxinpaint.inference.restore import whole_name
+from jaxinpaint.metrics.baselines import ALONE, BASELINES
 
 Restore = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+
+
+def outputs(config: ConfigDict) -> tuple[str, ...]:
+    """What a report shows of a system's outputs beside its result.
+
+    Args:
+      config: `eval.also` and `eval.whole`.
+
+    Returns:
+      Names as `predictor` gives them, which are those of the methods: "reference",
+      and "raw whole" for what is not composited.
+    """
+    return (*config.eval.also, *whole_outputs(config))
+
+
+def whole_outputs(config: ConfigDict) -> tuple[str, ...]:
+    """Those of `outputs` that are scored as predicted, valid pixels included."""
+    return tuple(whole_name(name) for name in config.eval.whole)
 
 
 def write_restored(
@@ -35,10 +55,10 @@ def write_restored(
       names: of the arrays of a case that `restore` takes.
       restore: a batch to `completed` images, those of `also`, and whatever else.
       batch_size: rows of that batch; the last case is repeated to fill it.
-      channels: of the stack. A grey section that was repeated for a colour model is
+      channels: of the files. A grey image that was repeated for a colour model is
         written grey, the mean of the three channels.
       folder: for the images, a folder for each label in it.
-      also: further images of `restore`, written beside.
+      also: further images of `restore`, as `outputs` names them, written beside.
 
     Returns:
       The names of all that `restore` gave.
@@ -81,17 +101,23 @@ def read_filled(
     Args:
       system: the name it gets among the methods.
       cases: some, of one size.
-      channels: of the stack, in which all are compared.
+      channels: of the files, in which all are compared.
       folder: that `write_restored` wrote to.
       also: as it was given to `write_restored`; methods of their own here.
+
+    Returns:
+      The system's result, what else it made, and the classical fills: those that need
+      no other section where no case has one beside it.
     """
     hidden = [thinned(blanked(case), channels) for case in cases]
     places = [image_path(folder, case.label, case.name) for case in cases]
     made = {system: np.stack([read_image(place) for place in places])}
     for name in also:
         made[name] = np.stack([read_image(beside(place, name)) for place in places])
+    fills = BASELINES if any(map(has_section_beside, cases)) else ALONE
     with ThreadPoolExecutor() as pool:  # OpenCV's fills take longest, and release it
-        for method, fill in BASELINES.items():
+        for method in fills:
+            fill = BASELINES[method]
             images = pool.map(
                 lambda c, fill=fill: fill(
                     c.image, c.mask, c.neighbor, c.previous, c.following
@@ -104,6 +130,12 @@ def read_filled(
         np.stack([case.mask for case in cases]),
         made,
     )
+
+
+def has_section_beside(case: Case) -> bool:
+    """Whether a case is a section with a neighbour that a fill can take from."""
+    sections = (case.neighbor, case.previous, case.following)
+    return any(section is not None for section in sections)
 
 
 def blanked(case: Case) -> Case:
@@ -136,5 +168,8 @@ def mask_path(image: Path) -> Path:
 
 
 def beside(image: Path, name: str) -> Path:
-    """Of what belongs to a restored image: "case.png", "case_reference.png"."""
-    return image.with_name(f"{image.stem}_{name}.png")
+    """Of what belongs to a restored image: "case.png", "case_reference.png".
+
+    What is not composited, such as "raw whole", is "case_raw_whole.png".
+    """
+    return image.with_name(f"{image.stem}_{name.replace(' ', '_')}.png")

@@ -12,10 +12,9 @@ from jaxinpaint.core.checks import DTypeError, ShapeMismatchError
 from jaxinpaint.data.images import ImageFileError, read_image, read_mask
 from jaxinpaint.data.pairs import Matched, images_by_name, match
 from jaxinpaint.evaluation.scoring import Filled
-from jaxinpaint.metrics.baselines import BASELINES
+from jaxinpaint.metrics.baselines import ALONE, BASELINES
 from jaxinpaint.metrics.ssim import SIDE
 
-FILLS = ("constant", "telea", "navier_stokes")  # those that need no other section
 POLARITIES = ("hole", "valid")
 RESERVED = ("truth", "mask", "masked", "completed")  # of a report's pictures
 SHOWN = 5  # names in a message
@@ -34,7 +33,7 @@ class Job(NamedTuple):
       made_suffix: the same of all `made`.
       mask_suffix: the same of the masks.
       edges: of the columns, in per cent of the image that are hole, rising.
-      baselines: whether the classical fills of `FILLS` are scored too.
+      baselines: whether the classical fills of `ALONE` are scored too.
       batch_size: images that are scored at once; by their size if None.
       skip_missing: whether names that are not in every folder are left out.
       dataset: what the images are called in the results.
@@ -270,7 +269,7 @@ def load(some: Sequence[Files], job: Job) -> Filled:
     if job.baselines:
         hidden = [np.where(m > 0, 0, t) for t, m in zip(truth, mask, strict=True)]
         with ThreadPoolExecutor() as pool:  # OpenCV lets the others go on
-            for name in FILLS:
+            for name in ALONE:
                 images = pool.map(
                     lambda image, hole, fill=BASELINES[name]: fill(
                         image, hole, None, None, None

@@ -17,7 +17,6 @@ from jaxinpaint.core.checks import MaskCoverageError
 from jaxinpaint.data.pairs import shown
 from jaxinpaint.evaluation.checkpoint import chunks
 from jaxinpaint.evaluation.folder_inputs import (
-    FILLS,
     POLARITIES,
     SHOWN,
     Item,
@@ -29,7 +28,7 @@ from jaxinpaint.evaluation.folder_inputs import (
 )
 from jaxinpaint.evaluation.learned import Learned, expect_sides, learned, not_comparable
 from jaxinpaint.evaluation.scoring import Filled, Place, Scored, score
-from jaxinpaint.metrics.baselines import import_opencv
+from jaxinpaint.metrics.baselines import ALONE, import_opencv
 from jaxinpaint.metrics.evaluate import summary
 from jaxinpaint.metrics.fid import Moments, fid_result, moments
 from jaxinpaint.report.scores import ALL
@@ -142,7 +141,7 @@ def score_job(job: Job, console: Console) -> Outcome:
     """
     if job.baselines:
         import_opencv("--baselines")
-        twice = [method for method in job.made if method in FILLS]
+        twice = [method for method in job.made if method in ALONE]
         if twice:
             raise ValueError(
                 f"--baselines adds a method {twice[0]!r}; name yours otherwise, as "

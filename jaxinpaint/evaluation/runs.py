@@ -15,7 +15,8 @@ from jaxinpaint.training.workdir import check_same_model, differences, refuse
 
 SAME_MODEL = (
     *("system", "stage", "channels", "image_size", "model.", "attention."),
-    *("intermediate.", "refine.", "inpaint."),
+    *("intermediate.", "refine.", "inpaint.", "repair.", "optimize."),
+    *("generator.", "discriminator."),
 )
 SAME_SPLIT = (
     "seed",
@@ -24,7 +25,12 @@ SAME_SPLIT = (
     "data.test_fraction",
     "data.damage",
     "data.flag_lost",
+    "data.celeba_split",
+    "data.limit_train",
+    "data.test_subjects",
+    "data.lesion_free",
 )
+DATA = ("data.kind", "data.source")  # another one is another set of images
 
 
 class Run(NamedTuple):
@@ -37,7 +43,7 @@ class Run(NamedTuple):
         checkpoint does not say.
       records: of `metrics.jsonl`, up to it.
       machine: that it was trained on, as `environment` tells it.
-      same_stack: whether the config names the stack that it was trained on.
+      same_stack: whether the config names the images that it was trained on.
     """
 
     variables: Variables
@@ -54,14 +60,14 @@ def open_run(
     """Reads a checkpoint and how it came to be.
 
     Args:
-      config: of the model; it may name another stack than training's.
+      config: of the model; it may name other images than training's.
       system: built from it.
       workdir: of the run.
       step: of the checkpoint; the newest good one if None.
 
     Raises:
       FileNotFoundError: no run, or no such checkpoint.
-      ValueError: another model, or another split of the stack it was trained on.
+      ValueError: another model, or another split of the images it was trained on.
     """
     check_same_model(workdir, config, SAME_MODEL)
     same_stack = check_same_split(workdir, config)
@@ -79,16 +85,16 @@ def open_run(
 
 
 def check_same_split(workdir: Path, config: ConfigDict) -> bool:
-    """Whether a config names the stack that a workdir's run was trained on.
+    """Whether a config names the images that a workdir's run was trained on.
 
     Raises:
-      ValueError: it does, but splits it in another way: a test section could be one
+      ValueError: it does, but splits them in another way: a test image could be one
         that was trained on.
     """
     changes = differences(workdir / "config.json", config)
     phantom = config.data.source == "phantom"
-    stack = ("data.source", "data.phantom.") if phantom else ("data.source",)
-    if any(name.startswith(stack) for name in changes):
+    images = (*DATA, "data.phantom.") if phantom else DATA
+    if any(name.startswith(images) for name in changes):
         return False
     refuse(workdir, {k: v for k, v in changes.items() if k in SAME_SPLIT})
     return True

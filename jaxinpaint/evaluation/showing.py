@@ -8,7 +8,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxinpaint.data.cases import Case
-from jaxinpaint.evaluation.filling import blanked, read_filled
+from jaxinpaint.evaluation.filling import (
+    blanked,
+    outputs,
+    read_filled,
+    whole_outputs,
+)
 from jaxinpaint.evaluation.scoring import Scored
 from jaxinpaint.report.panels import Panel, choose
 
@@ -42,10 +47,10 @@ def panels(
     """The worst, median and best cases by PSNR in the hole, over all masks.
 
     Args:
-      config: `system`, `eval.also`, and `eval.panels` of each are shown.
+      config: `system`, `eval.also`, `eval.whole`, and `eval.panels` of each are shown.
       bins: scored.
       cases: the same cases once more.
-      channels: of the stack.
+      channels: of the files.
       folder: that `write_restored` wrote to.
       guides: the arrays of a case that the system sees.
       flow_of: a case -> the flow [H, W, 2] that the system finds, in pixels; None
@@ -65,8 +70,7 @@ def panels(
         if place not in wanted:
             continue
         rank, value = wanted[place]
-        also = tuple(config.eval.also)
-        filled = read_filled(config.system, [case], channels, folder, also)
+        filled = read_filled(config.system, [case], channels, folder, outputs(config))
         made = {method: images[0] for method, images in filled.made.items()}
         images = {
             "truth": filled.truth[0],
@@ -83,6 +87,7 @@ def panels(
             images={name: eight_bit(image) for name, image in images.items()},
             mask=case.mask,
             flow=None if flow_of is None else flow_of(case),
+            whole=whole_outputs(config),
         )
     return [drawn[place] for place in wanted]
 

@@ -48,6 +48,7 @@ def predictor(
     frozen: Variables,
     also: Sequence[str],
     fields: Sequence[str],
+    whole: Sequence[str] = (),
 ) -> Callable[[Given], Arrays]:
     """Makes the function that restores host batches and hands over what led there.
 
@@ -62,76 +63,103 @@ def predictor(
       also: further images among what `system.predict` returns, such as "reference".
       fields: what is no image, such as "flow" [B, H, W, 2]; those that the system
         does not predict are passed over.
+      whole: images among what `system.predict` returns that are handed over as they
+        are predicted too, valid pixels included, such as "raw".
 
     Returns:
       A function of a batch of arrays [B, H, W, C], uint8 or uint16 levels or float32
       in [-1, 1], and masks [B, H, W, 1] of 0 and 1 (1 = hole), of any size. What the
       system derives from `previous` and `following` may be missing: it is computed,
       once for each whole image, with `alpha` of the batch ([B] or one number, 0.5
-      without it). Images in [-1, 1] are taken as 16-bit levels for that.
+      without it). Images in [-1, 1] are taken as 16-bit levels for that. What lies
+      under the hole is set to the lowest level before anything is computed, so that a
+      network which is given no mask cannot read it either.
 
       It returns `completed` and the images of `also` in the dtype of `image`; pixels
-      outside the hole are those of `image`, bit for bit. Fields are float32, cropped
-      like the images and not composited; there are none where no mask has a hole,
-      since no network runs. It raises InpaintInputError where `validate_inputs` of
-      the system does, or where nothing can be derived.
+      outside the hole are those of `image`, bit for bit. Those of `whole` are in the
+      same dtype and not composited, by the names that `whole_name` gives them. Fields
+      are float32, cropped like the images and not composited. Where no mask has a hole
+      and nothing is asked for whole, no network runs and there are no fields. It
+      raises InpaintInputError where `validate_inputs` of the system does, or where
+      nothing can be derived.
 
     Raises:
-      ValueError: `also` names what is no image that the system predicts.
+      ValueError: `also` or `whole` names what is no image that the system predicts.
     """
     key = jax.random.key(config.seed)
     multiple, least = config.eval.size_multiple, config.eval.least_size
     derived = systems.derived(config)
 
-    _expect_images(system, variables, frozen, also)
+    _expect_images(system, variables, frozen, {"also": also, "whole": whole})
 
     @jax.jit
     def forward(variables: Variables, frozen: Variables, batch: dict) -> dict:
         made = system.predict(variables, frozen, scale_batch(batch), key)
-        asked = ("completed", *also, *fields)
+        asked = ("completed", *also, *whole, *fields)
         return {name: made[name] for name in asked if name in made}
 
     def predict(batch: Given) -> Arrays:
         systems.validate_inputs(config.system, "restore", batch)
         image, mask = batch["image"], batch["mask"]
         images = ("completed", *also)
-        if not mask.any():
+        if not mask.any() and not whole:
             return {name: image.copy() for name in images}
         _, height, width, _ = image.shape
+        levels = str(image.dtype) in HALF
+        hidden = {**batch, "image": np.where(mask > 0, 0 if levels else -1.0, image)}
         padded = {
             name: pad_to_multiple(array, multiple, least)
-            for name, array in _with_derived(derived, batch).items()
+            for name, array in _with_derived(derived, hidden).items()
         }
         found = {}
         for name, out in forward(variables, frozen, padded).items():
-            array = np.asarray(out)[:, :height, :width]
-            if name not in images:
+            array = np.array(out[:, :height, :width])
+            if name not in images and name not in whole:
                 found[name] = array.astype(np.float32)
                 continue
-            if str(image.dtype) in HALF:
+            if levels:
                 array = to_levels(array, str(image.dtype))
-            found[name] = np.where(mask > 0, array, image)
+            if name in whole:
+                found[whole_name(name)] = array
+            if name in images:
+                found[name] = np.where(mask > 0, array, image)
         return found
 
     return predict
 
 
+def whole_name(name: str) -> str:
+    """What an output is called that is not composited, "raw whole" for "raw"."""
+    return f"{name} whole"
+
+
 def _expect_images(
-    system: System, variables: Variables, frozen: Variables, also: Sequence[str]
+    system: System,
+    variables: Variables,
+    frozen: Variables,
+    asked: Mapping[str, Sequence[str]],
 ) -> None:
-    """Checks without running it that a system predicts further images."""
-    if not also:
+    """Checks without running it that a system predicts further images.
+
+    Args:
+      system: to be asked.
+      variables: of it.
+      frozen: of it.
+      asked: names of images, by the key of `config.eval` that holds them.
+    """
+    if not any(asked.values()):
         return
     key = jax.eval_shape(lambda: jax.random.key(0))
     made = jax.eval_shape(system.predict, variables, frozen, system.batch_spec, key)
     shape = system.batch_spec["image"].shape
     images = {name for name, image in made.items() if image.shape == shape}
-    for name in also:
-        if name not in images:
-            raise ValueError(
-                f"config.eval.also names {name!r}; the images that the system "
-                f"predicts are {sorted(images)}."
-            )
+    for key, names in asked.items():
+        for name in names:
+            if name not in images:
+                raise ValueError(
+                    f"config.eval.{key} names {name!r}; the images that the system "
+                    f"predicts are {sorted(images)}."
+                )
 
 
 def _with_derived(derived: Mapping[str, Derived], batch: Given) -> Arrays:

@@ -119,6 +119,8 @@ def navier_stokes(
     return _opencv("navier_stokes", "INPAINT_NS", image, mask, radius)
 
 
+ALONE = ("constant", "telea", "navier_stokes")  # those that need no other section
+
 # fill(image, mask, neighbor, previous, following); sections that are not there are
 # None. A stack with two neighbours may leave `neighbor` out: copy_neighbor then takes
 # the previous section, or at the first one the following.

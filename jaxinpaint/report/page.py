@@ -15,6 +15,13 @@ Row = Mapping[str, Any]
 
 WHEEL_SIDE = 160  # of the flow's legend, in pixels of the PNG
 RUN_KEYS = ("system", "dataset", "data", "minutes", "device")
+# What run["kind"] may be, in words: several, one, and what a phantom does not show.
+KINDS = {
+    "sections": ("sections", "section", "no tissue"),
+    "photographs": ("images", "image", "no photographs"),
+    "slices": ("slices", "slice", "no patients"),
+}
+WHOLE = "the network's output as it is, not composited: valid pixels are scored too"
 # What run["data"] may be, in words; "given" are images of which nobody said it.
 DATA = {"phantom": "synthetic", "real": "real", "given": ""}
 
@@ -48,12 +55,14 @@ def write_page(
         shown where they are not the published ones. A value or sd may be NaN or None.
         Run says what was run: "system" (a method of the rows), "dataset" (in words),
         "data" ("phantom" or "real"), "minutes" (of training; None for outputs made
-        elsewhere), "device"; optional "steps", "weights", "mask_manifest", "version",
+        elsewhere), "device"; optional "kind" (of the images, a key of KINDS; sections
+        if it is missing), "changed_by_whole_outputs" (method -> valid pixels that it
+        changed, of the methods that are not composited), "steps", "weights", "mask_manifest", "version",
         "compared" (by the method's name, "system" and "steps" of another run), and
         whatever else a reader needs.
       paper_rows: printed scores, as `paper_tables.rows` returns them. Rows of
         `results` whose method starts with "paper" are taken as such too.
-      panels: sections to show, in order.
+      panels: images to show, in order.
       curves: records of metrics.jsonl.
       manifest: the mask manifest. Where it holds "masks", a list of records with
         "label", "ratio", "height", "width" and "hole_pixels", a bin of the same
@@ -88,6 +97,8 @@ def write_page(
     text = template.render(
         title=title,
         run=run,
+        words=_words(run),
+        whole=list(run.get("changed_by_whole_outputs", ())),
         facts=_facts(run),
         verdict=scores.verdict(rows, run["system"]),
         notes=[*notes, *_mask_notes(manifest)],
@@ -128,6 +139,10 @@ def _check(rows: Sequence[Row], run: Mapping[str, Any]) -> None:
             "write_page: run['data'] must be 'phantom' or 'real', so that no number "
             f"is mistaken, or 'given' if nobody knows; got {run['data']!r}."
         )
+    if run.get("kind", "sections") not in KINDS:
+        raise ValueError(
+            f"write_page: run['kind'] is {run['kind']!r}; known are {list(KINDS)}."
+        )
     scores.check(rows)
     methods = sorted({row["method"] for row in rows})
     if run["system"] not in methods:
@@ -135,6 +150,14 @@ def _check(rows: Sequence[Row], run: Mapping[str, Any]) -> None:
             f"write_page: run['system'] is {run['system']!r}, but the rows hold "
             f"{methods}."
         )
+
+
+def _words(run: Mapping[str, Any]) -> dict[str, str]:
+    """How the images of a run are spoken of."""
+    things, thing, none = KINDS[run.get("kind", "sections")]
+    if run["minutes"] is None:  # made elsewhere: nobody said what they show
+        things, thing = "images", "image"
+    return {"things": things, "thing": thing, "none": none}
 
 
 def _ratios(manifest: Mapping[str, Any]) -> dict[str, float]:
@@ -164,6 +187,7 @@ def _mask_notes(manifest: Mapping[str, Any]) -> list[str]:
 def _series(rows: Sequence[Row], run: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Name, marker and meaning of each method, in the order of a table."""
     meanings = dict(scores.BASELINES)
+    meanings |= dict.fromkeys(run.get("changed_by_whole_outputs", ()), WHOLE)
     for name, facts in run.get("compared", {}).items():
         meanings[name] = f"another run of {facts['system']}, {facts['steps']} steps"
     methods = scores.order({row["method"] for row in rows}, run["system"])
@@ -222,6 +246,7 @@ def _panel(panel: Panel, limit: int, reach: float, system: str) -> dict[str, Any
                 "difference": _uri(tile.difference) if tile.difference else "",
                 "error": "" if tile.error is None else f"{tile.error:.1f}",
                 "longest": "" if tile.longest is None else f"{tile.longest:.3g}",
+                "whole": tile.whole,
             }
             for tile in found
         ]

@@ -1,4 +1,4 @@
-"""Panels of one restored section: whole frames, the hole enlarged, where it errs."""
+"""Panels of one restored image: whole frames, the hole enlarged, where it errs."""
 
 import io
 import math
@@ -18,10 +18,10 @@ LIMITS = (8, 16, 32, 64, 128, 255)  # ends of the colour scale, in grey levels
 
 
 class Panel(NamedTuple):
-    """One section, its hole and what every method put there.
+    """One image, its hole and what every method put there.
 
     Attributes:
-      name: the section.
+      name: of the image.
       bin: the mask's bin, such as "32x32".
       caption: why it is shown, such as "worst PSNR in the hole".
       score: the score it was chosen by.
@@ -29,6 +29,8 @@ class Panel(NamedTuple):
         masked, neighbor (or previous, following), completed, then the baselines.
       mask: [H, W] or [H, W, 1], 1 = hole.
       flow: float [H, W, 2] (dx, dy) in pixels that the system found, or None.
+      whole: those of `images` that are not composited: what a network gave, valid
+        pixels included.
     """
 
     name: str
@@ -38,13 +40,15 @@ class Panel(NamedTuple):
     images: Mapping[str, np.ndarray]
     mask: np.ndarray
     flow: np.ndarray | None = None
+    whole: Sequence[str] = ()
 
 
 class Tile(NamedTuple):
     """One picture: its name, PNG bytes, and for a made one its difference map.
 
     `error` is the mean of |made - truth| inside the hole, in grey levels; `longest` the
-    length of the longest vector of a flow that is shown, in pixels.
+    length of the longest vector of a flow that is shown, in pixels; `whole` marks an
+    image that is not composited.
     """
 
     name: str
@@ -52,14 +56,17 @@ class Tile(NamedTuple):
     difference: bytes | None
     error: float | None
     longest: float | None = None
+    whole: bool = False
 
 
 class Drawing(NamedTuple):
     """A panel as pictures.
 
     Attributes:
-      frames: whole images: what was given, the completed one, and the flow.
+      frames: whole images: what was given, the completed one, those that are not
+        composited with their difference map, and the flow.
       zooms: the neighbourhood of the hole: truth, neighbours, everything made, flow.
+        The difference map of what is not composited is of the valid pixels too.
       box: top, left, bottom, right of the zoom in pixels, end exclusive.
       changed: pixels outside the hole where completed differs from truth.
     """
@@ -78,7 +85,7 @@ def choose(values: Sequence[float], k: int) -> dict[str, list[int]]:
     worst, then best, then median.
 
     Args:
-      values: one score a section.
+      values: one score an image.
       k: how many of each.
 
     Returns:
@@ -188,7 +195,7 @@ def draw(panel: Panel, limit: int, reach: float = 1.0) -> Drawing:
     """Draws a panel: frames and zooms with the hole outlined, and difference maps.
 
     Args:
-      panel: the section.
+      panel: the image and what was made of it.
       limit: grey levels at the end of the colour scale.
       reach: length of a flow in full colour, in pixels.
 
@@ -224,8 +231,14 @@ def draw(panel: Panel, limit: int, reach: float = 1.0) -> Drawing:
             zooms.append(Tile(name, picture, None, None))
             continue
         found = difference_map(truth, image, hole)
+        error, whole = float(found[hole].mean()), name in panel.whole
+        if whole:
+            found = _distance(truth, image)
+            frame = _picture(image, hole, FRAME_SIDE)
+            errors = _picture(paint(found, limit), hole, FRAME_SIDE)
+            frames.append(Tile(name, frame, errors, None, whole=True))
         painted = _picture(paint(found[window], limit), hole[window], ZOOM_SIDE)
-        zooms.append(Tile(name, picture, painted, float(found[hole].mean())))
+        zooms.append(Tile(name, picture, painted, error, whole=whole))
     if panel.flow is not None:
         if panel.flow.shape[:2] != hole.shape:
             raise ValueError(

@@ -11,8 +11,8 @@ BASELINES = {
     "constant": "the hole filled with the mean colour of the valid pixels",
     "copy_neighbor": "the hole copied from the adjacent section",
     "mean_neighbors": "the hole filled with the mean of the adjacent sections",
-    "telea": "Telea's fast marching, from the section alone",
-    "navier_stokes": "Navier-Stokes inpainting, from the section alone",
+    "telea": "Telea's fast marching, from the image alone",
+    "navier_stokes": "Navier-Stokes inpainting, from the image alone",
     "intermediate": "the flow interpolation of both neighbours, no learning",
     "reference": "the flow interpolation, refined by a network: a guide, not the result",
 }

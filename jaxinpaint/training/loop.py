@@ -59,7 +59,7 @@ def train(
       batches: a step -> this process's rows of its batch and of all later ones;
         integers are scaled on the device.
       validation: one fixed batch, scored and drawn at every save.
-      config: read are seed, steps, init_from, data.flips and train.
+      config: read are seed, steps, init_from, data.flips, eval.whole and train.
       workdir: of this run alone.
 
     Returns:
@@ -93,7 +93,8 @@ def train(
         )
         log.start_at(step)
         frozen = put_whole(loaded, mesh)
-        score = Validation(system, validation, mesh, key)
+        whole = tuple(config.eval.whole)
+        score = Validation(system, validation, mesh, key, whole)
         stream = batches(step)
         opening = next(stream)
         check_spec("train", opening, system.batch_spec, jax.process_count())

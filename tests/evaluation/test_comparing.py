@@ -79,6 +79,10 @@ def test_the_systems_own_scores_are_read(tmp_path):
     ("changes", "message"),
     [
         ({"dataset": "liver"}, "another dataset, 'liver', here 'kidney'"),
+        (
+            {"config": {"eval": {"seed": 1, "crop_size": 64, "crops_per_image": 2}}},
+            "another config.eval.crops_per_section, None, here 2",
+        ),
         ({"mask_manifest": "m2"}, "another masks, 'm2'"),
         ({"images": {"digest": "d2"}}, "another digest of the images, 'd2'"),
         (
@@ -110,18 +114,23 @@ def test_a_run_that_was_not_evaluated(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("also", "compare", "message"),
+    ("also", "whole", "compare", "message"),
     [
-        (("completed",), (), "also names 'completed'"),
-        (("reference", "reference"), (), "also names 'reference'"),
-        (("mask",), (), "also names 'mask'"),
-        ((), (("unet", "a"),), "compare names 'unet'"),
-        (("reference",), (("reference", "a"),), "compare names 'reference'"),
-        ((), (("", "a"),), "compare names ''"),
-        ((), (("a", "b", "c"),), "holds pairs of a name and a workdir"),
+        (("completed",), (), (), "also names 'completed'"),
+        (("reference", "reference"), (), (), "also names 'reference'"),
+        (("mask",), (), (), "also names 'mask'"),
+        ((), (), (("unet", "a"),), "compare names 'unet'"),
+        (("reference",), (), (("reference", "a"),), "compare names 'reference'"),
+        ((), (), (("", "a"),), "compare names ''"),
+        ((), (), (("a", "b", "c"),), "holds pairs of a name and a workdir"),
+        ((), ("raw", "raw"), (), "whole names 'raw'"),
+        ((), ("",), (), "whole names ''"),
+        (("raw_whole",), ("raw",), (), "whole names 'raw'"),  # one file for both
+        ((), ("raw",), (("raw whole", "a"),), "compare names 'raw whole'"),
     ],
 )
-def test_every_method_has_a_name_of_its_own(also, compare, message):
+def test_every_method_has_a_name_of_its_own(also, whole, compare, message):
     with pytest.raises(ValueError, match=message):
-        comparing.check_methods("unet", also, compare)
-    comparing.check_methods("unet", ("reference",), (("no GAN", "a"),))
+        comparing.check_methods("unet", also, whole, compare)
+    names = ("raw", "reference")  # put into the hole, and as they are
+    comparing.check_methods("unet", names, names, (("no GAN", "a"),))

@@ -42,8 +42,8 @@ class Toy:
         mean = (1 - alpha) * previous.astype(float) + alpha * following
         return np.rint(mean).astype(previous.dtype)
 
-    def make(self, also=("intermediate",), fields=("flow",)):
-        return predictor(self.config, self.system, {}, {}, also, fields)
+    def make(self, also=("intermediate",), fields=("flow",), whole=()):
+        return predictor(self.config, self.system, {}, {}, also, fields, whole)
 
 
 @pytest.fixture
@@ -158,6 +158,65 @@ def test_an_empty_mask_runs_nothing(toy):
         assert not np.shares_memory(made, batch["image"])
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_whole_outputs_are_not_composited(toy, dtype):
+    """The toy's `intermediate` is the neighbours' mean, in valid pixels too."""
+    batch = sample(dtype)
+    out = toy.make(also=(), whole=("intermediate",))(batch)
+    assert sorted(out) == ["completed", "flow", "intermediate whole"]
+    made, image = out["intermediate whole"], batch["image"]
+    assert (made.shape, made.dtype) == (image.shape, image.dtype)
+    mean = (batch["previous"].astype(float) + batch["following"]) / 2
+    want, step = (mean, 2 / 65535) if dtype == "float32" else (np.rint(mean), 0)
+    np.testing.assert_allclose(made, want, atol=step, rtol=0)
+    completed = out["completed"]
+    np.testing.assert_array_equal(completed[~hole(batch)], image[~hole(batch)])
+
+
+def test_an_output_can_be_had_both_ways_in_one_pass(toy):
+    batch = sample()
+    predict = toy.make(whole=("intermediate",))
+    before = toy.traces
+    out = predict(batch)
+    assert toy.traces == before + 1
+    both, whole = out["intermediate"], out["intermediate whole"]
+    np.testing.assert_array_equal(both, np.where(batch["mask"], whole, batch["image"]))
+    batch["mask"][:] = 0  # nothing to fill: the network runs for what is whole
+    out = predict(batch)
+    np.testing.assert_array_equal(out["intermediate whole"], whole)
+    np.testing.assert_array_equal(out["intermediate"], batch["image"])
+    out["intermediate whole"][0, 0, 0] = 7  # an array of its own
+
+
+@pytest.mark.parametrize(("dtype", "lowest"), [("uint8", 0), ("float32", -1.0)])
+@pytest.mark.parametrize("garbage", ["truth", "nan"])
+def test_a_blind_network_cannot_read_the_hole(toy, dtype, lowest, garbage, monkeypatch):
+    """It is given image and mask alone, and hands on what it saw."""
+    monkeypatch.setattr(unet, "validate_inputs", lambda *arguments: None)
+    monkeypatch.setattr(unet, "derived", lambda config: {})
+    batch = {name: sample(dtype)[name] for name in ("image", "mask")}
+    given = batch["image"].copy()
+    if garbage == "nan" and dtype == "float32":
+        given[hole(batch)] = np.nan
+    kept = given.copy()
+
+    def predict(variables, frozen, batch, key):
+        seen = batch["image"]
+        return {"completed": seen + 0.25, "raw": seen}
+
+    toy.system = toy.system._replace(
+        batch_spec={name: toy.system.batch_spec[name] for name in ("image", "mask")},
+        predict=predict,
+    )
+    restore = toy.make(also=(), fields=(), whole=("raw",))
+    out = restore({**batch, "image": given})
+    want = np.where(hole(batch), lowest, batch["image"]).astype(dtype)
+    np.testing.assert_array_equal(out["raw whole"], want)
+    filled = out["completed"][hole(batch)]
+    assert set(filled.tolist()) == {32 if dtype == "uint8" else -0.75}  # 0.25 * 127.5
+    np.testing.assert_array_equal(given, kept)  # the caller's array is untouched
+
+
 def test_fields_that_are_not_predicted_are_passed_over(toy):
     assert "depth" not in toy.make(fields=("depth", "flow"))(sample())
 
@@ -165,8 +224,10 @@ def test_fields_that_are_not_predicted_are_passed_over(toy):
 @pytest.mark.parametrize("name", ["flow", "reference"])
 def test_only_images_are_put_into_the_hole(toy, name):
     match = rf"names '{name}'; .* are \['completed', 'intermediate'\]"
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(ValueError, match=f"eval.also {match}"):
         toy.make(also=("intermediate", name))
+    with pytest.raises(ValueError, match=f"eval.whole {match}"):
+        toy.make(also=(), whole=(name,))
 
 
 @pytest.mark.parametrize(

@@ -515,6 +515,63 @@ def test_scores_of_other_weights_do_not_stand_beside_the_papers(tmp_path):
     assert grid[2][2:6] == ["6.25", "–", "–", "–"]
 
 
+@pytest.mark.parametrize(
+    ("system", "bins", "ours", "printed"),
+    [
+        (
+            "rnon",
+            ("25-40%", "50-60%"),
+            ["–", "–", "30.00", "0.9000", "–", "–", "29.00", "0.9000"],
+            {
+                ("the paper's system", "Places2"): ["28.31", "0.9254", "24.46"],
+                ("PConv", "CelebA"): ["28.20", "0.9253", "23.94"],
+            },
+        ),
+        (
+            "ipa_medgan",
+            ("64x64", "1.66-4.56%"),
+            ["30.00", "0.9000", "–", "–", "29.00", "0.9000", "–", "–"],
+            {
+                ("CE", "FLAIR brain MRn 1072"): ["23.79", "0.8556", "0.8006"]
+                + ["281.59", *["–"] * 4],
+                ("the paper's system", "FLAIR brain MRn 1072"): ["30.62", "0.9606"]
+                + ["0.9620", "65.81", "35.12", "0.9818", "0.9889", "24.90"],
+            },
+        ),
+    ],
+)
+def test_tables_of_pictures_stand_beside_ours(tmp_path, system, bins, ours, printed):
+    rows = []
+    for method in (system, "raw whole"):
+        for index, name in enumerate(bins):
+            kept = {"method": method, "dataset": "mine", "bin": name, "n": 40}
+            kept |= {"region": "image", "sd": 1.0}
+            value = {"psnr": 30.0 - index, "ssim": 0.9}
+            rows += [kept | {"metric": m, "value": v} for m, v in value.items()]
+    run = fake_run() | {"system": system, "kind": "photographs"}
+    run["changed_by_whole_outputs"] = {"raw whole": 12}
+    paper = {"paper_rows": paper_tables.rows(system)}
+    results = {"rows": rows, "run": run}
+    read = Reader(write(tmp_path / "r.html", **LIGHT | paper | {"results": results}))
+    (grid,) = [t for t in read.tables if t[0][:2] == ["Method", "Data"]]
+    lines = {(line[0], line[1]): line[2:] for line in grid[2:]}
+    assert lines[system, "minen 40"] == ours
+    assert lines["raw whole not composited", "minen 40"] == ours
+    for place, want in printed.items():
+        assert lines[place][: len(want)] == want
+    count = sum(cell != "–" for place in lines for cell in lines[place])
+    assert count == len(paper["paper_rows"]) + 2 * 4
+    said = "".join(read.text)
+    assert "compare with 'raw whole'" in " ".join(said.split())
+    assert "synthetic data, no photographs" in said and "over n images" in said
+
+
+def test_a_kind_without_words_is_refused(tmp_path):
+    results = {"rows": fake_rows(), "run": fake_run() | {"kind": "films"}}
+    with pytest.raises(ValueError, match=r"run\['kind'\] is 'films'; known are"):
+        write(tmp_path / "r.html", results=results)
+
+
 def test_colours_that_come_again_have_another_marker():
     marks = [(i % len(plots.COLOURS), plots.mark_of(i)) for i in range(64)]
     assert len(set(marks)) == 64 and marks[3] == (3, 3)

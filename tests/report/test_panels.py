@@ -152,6 +152,31 @@ def test_flow_is_drawn_whole_and_around_the_hole():
     assert [tile.name for tile in panels.draw(panel(), 16).zooms][-1] == "telea"
 
 
+def test_what_is_not_composited_is_shown_whole():
+    """Its map holds the valid pixels too: one is 6 levels off, |103 - 97|."""
+    off = panel().images["completed"].copy()
+    off[20, 20] = 106
+    drawn = panels.draw(panel(raw=off)._replace(whole=("raw",)), limit=16)
+    names = "truth masked neighbor completed raw".split()
+    assert [t.name for t in drawn.frames] == names
+    assert [t.whole for t in drawn.frames] == [False] * 4 + [True]
+    assert [t.name for t in drawn.zooms if t.whole] == ["raw"]
+    frame = pixels(drawn.frames[4].difference)
+    assert frame.shape == (40 * 6, 30 * 6, 3)
+    want = panels.paint(np.float32([[6]]), 16)[0, 0]
+    np.testing.assert_array_equal(frame[20 * 6 + 3, 20 * 6 + 3], want)
+    np.testing.assert_array_equal(frame[0, 0], [0, 0, 4])
+    zoom, scale = pixels(drawn.zooms[-1].difference), 288 // 20
+    np.testing.assert_array_equal(
+        zoom[(20 - 2) * scale + 7, (20 - 4) * scale + 7], want
+    )
+    assert drawn.zooms[-1].error == 10.0  # in the hole alone
+    composited = panels.draw(panel(raw=off), limit=16).zooms[-1]
+    black = pixels(composited.difference)[(20 - 2) * scale + 7, (20 - 4) * scale + 7]
+    np.testing.assert_array_equal(black, [0, 0, 4])
+    assert drawn.changed == 0
+
+
 def test_large_frames_shrink_and_grey_is_drawn():
     truth = np.full((600, 300, 1), 7, np.uint8)
     mask = np.zeros((600, 300), bool)

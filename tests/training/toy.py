@@ -43,7 +43,7 @@ def config(**changes):
                 "keep_latest": 2,
                 "keep_best": 1,
             },
-            "eval": {"seed": 1},
+            "eval": {"seed": 1, "whole": ()},
         }
     )
     made.lock()
