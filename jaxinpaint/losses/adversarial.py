@@ -109,3 +109,34 @@ def hinge_generator(fake: jax.Array) -> jax.Array:
     Source: FlowInpaint Eq. 20.
     """
     return -jnp.mean(fake)
+
+
+def softplus_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Cross-entropy of a discriminator that calls true images 1 and made ones 0.
+
+        (mean softplus(-real) + mean softplus(fake)) / 2
+
+    Args:
+      real: logits of true images, any shape; every logit weighs the same.
+      fake: logits of made images.
+
+    Returns:
+      Scalar, at least 0; log 2 where all logits are 0.
+
+    Source: Goodfellow et al. 2014, Eq. 1; RNON specification 3.2 and 3.3.
+    """
+    return (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))) / 2.0
+
+
+def softplus_generator(fake: jax.Array) -> jax.Array:
+    """The generator's side, which does not saturate: mean softplus(-fake).
+
+    Args:
+      fake: logits of made images, any shape; every logit weighs the same.
+
+    Returns:
+      Scalar, at least 0.
+
+    Source: Goodfellow et al. 2014, section 3; RNON specification 3.2 and 3.3.
+    """
+    return jnp.mean(jax.nn.softplus(-fake))
