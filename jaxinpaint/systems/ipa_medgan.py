@@ -100,12 +100,7 @@ def build(config: ConfigDict) -> System:
         "patch": PatchDiscriminator(tuple(options.patch_widths), dtype),
         "global": GlobalDiscriminator(tuple(options.global_widths), dtype),
     }
-    vgg = VGG(
-        VGG19,
-        tuple(weights.style_layers),
-        NORMALIZATIONS[weights.vgg_preprocess],
-        dtype,
-    )
+    vgg = style_network(weights, dtype)
     styled = weights.vgg != "none" and weights.style != 0
     adam = optax.adam(
         rate(config),
@@ -192,19 +187,17 @@ def build(config: ConfigDict) -> System:
             )
 
         def loss(painted: tuple[jax.Array, ...]) -> tuple[jax.Array, Scalars]:
-            logits, features = {}, ()
-            for name in DISCRIMINATORS:
-                logits[name], found, _ = look(
-                    name, variables[name], painted[-1], damaged
-                )
-                features = found if name == "patch" else features
+            seen = {
+                name: look(name, variables[name], painted[-1], damaged)
+                for name in DISCRIMINATORS
+            }
             _, wanted, _ = look("patch", variables["patch"], image, damaged)
             extract: Extract | None = None
             if styled:
-                extract = lambda seen: vgg.apply(frozen["vgg"], seen)
-            return generator_loss(
-                weights, image, painted, logits, (wanted, features), extract
-            )
+                extract = lambda image: vgg.apply(frozen["vgg"], image)
+            logits = {name: found[0] for name, found in seen.items()}
+            pair = wanted, seen["patch"][1]
+            return generator_loss(weights, image, painted, logits, pair, extract)
 
         grads, scalars = jax.grad(loss, has_aux=True)(painted)
         (grads,) = pull(grads)
@@ -285,6 +278,12 @@ def rate(config: ConfigDict) -> optax.Schedule:
         options.warmup_steps,
         options.final,
     )
+
+
+def style_network(weights: ConfigDict, dtype: jnp.dtype) -> VGG:
+    """VGG19 up to the last of `config.loss.style_layers`."""
+    taps, levels = tuple(weights.style_layers), NORMALIZATIONS[weights.vgg_preprocess]
+    return VGG(VGG19, taps, levels, dtype)
 
 
 def damage(image: jax.Array, mask: jax.Array, fill: float) -> jax.Array:
