@@ -53,7 +53,10 @@ PRESETS = {
         "data.phantom.slices": 2,
         "data.phantom.height": 96,
         "data.phantom.width": 96,
+        "data.validation_fraction": 0.25,
         "data.validation_crops": 2,
+        "search.steps": 4,
+        "search.slices": 4,
         "train.log_every": 1,
         "train.panel_every": 2,
         "train.save_every": 2,
@@ -152,9 +155,10 @@ def get_config(preset: str = "paper") -> ConfigDict:
     }
     config.search = {  # `jaxinpaint search`: section 3.4
         "seed": 0,
-        "random_trials": 8,  # the rest asks a model
+        "trials": 24,
+        "random_trials": 8,  # the first ones; the others follow a model of these
         "steps": 7_560,  # of a trial: 20 epochs
-        "slices": 64,
+        "slices": 256,  # of the validation subjects, each with a hole, are scored
         "space": (  # keys and bounds, log-uniform
             ("loss.style", 1e1, 1e5),
             ("loss.perceptual", 1.0, 200.0),
