@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 HALF = {"uint8": 127.5, "uint16": 32767.5}
-MARKS = ("mask", "neighbor_mask", "label")  # integers that are no grey levels
+MARKS = (
+    "mask",
+    "neighbor_mask",
+    "protect",
+    "label",
+)  # integers that are no grey levels
 
 
 def from_levels(levels: jax.Array) -> jax.Array:

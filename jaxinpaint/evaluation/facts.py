@@ -85,6 +85,7 @@ def facts_of(
         "dataset": dataset_name(config.data.source),
         "data": "phantom" if config.data.source == "phantom" else "real",
         "kind": kind,
+        "dtype": data.summary["dtype"],
         "minutes": training_minutes(run.records),
         "device": device_name(run.machine),
         "steps": run.step,
@@ -121,6 +122,12 @@ def notes(
         f"{'that fill a hole ' if config.eval.whole else ''}in all images.",
         *whole_lines(facts, manifest),
     ]
+    if facts["dtype"] == "uint16":
+        lines.append(
+            "The images have 16 bits: MAE and MSE count levels of 0 to 65535 and are 257 "
+            "and 66049 times those of 8 bits; UQI depends on the rounding. They stand "
+            "beside no printed number."
+        )
     if min(height, width) < SMALLEST_SIDE:
         lines.append(f"MS-SSIM needs sides of {SMALLEST_SIDE}: not computed.")
     if not config.eval.lpips:

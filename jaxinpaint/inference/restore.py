@@ -73,10 +73,12 @@ def predictor(
       once for each whole image, with `alpha` of the batch ([B] or one number, 0.5
       without it). Images in [-1, 1] are taken as 16-bit levels for that. What lies
       under the hole is set to the lowest level before anything is computed, so that a
-      network which is given no mask cannot read it either.
+      network which is given no mask cannot read it either. A system that needs no
+      mask may be given none (blind): then every pixel may change. Those where
+      `protect` [B, H, W, 1] is 1 never do.
 
       It returns `completed` and the images of `also` in the dtype of `image`; pixels
-      outside the hole are those of `image`, bit for bit. Those of `whole` are in the
+      outside the hole, where there is a mask, are those of `image`, bit for bit. Those of `whole` are in the
       same dtype and not composited, by the names that `whole_name` gives them. Fields
       are float32, cropped like the images and not composited. Where no mask has a hole
       and nothing is asked for whole, no network runs and there are no fields. It
@@ -100,13 +102,19 @@ def predictor(
 
     def predict(batch: Given) -> Arrays:
         systems.validate_inputs(config.system, "restore", batch)
-        image, mask = batch["image"], batch["mask"]
+        image, mask, protect = batch["image"], batch.get("mask"), batch.get("protect")
         images = ("completed", *also)
-        if not mask.any() and not whole:
-            return {name: image.copy() for name in images}
         _, height, width, _ = image.shape
         levels = str(image.dtype) in HALF
-        hidden = {**batch, "image": np.where(mask > 0, 0 if levels else -1.0, image)}
+        if mask is None:
+            free, hidden = np.ones((*image.shape[:3], 1), bool), batch
+        elif not mask.any() and not whole:
+            return {name: image.copy() for name in images}
+        else:
+            free, lowest = mask > 0, 0 if levels else -1.0
+            hidden = {**batch, "image": np.where(free, lowest, image)}
+        if protect is not None:
+            free = free & (protect == 0)
         padded = {
             name: pad_to_multiple(array, multiple, least)
             for name, array in _with_derived(derived, hidden).items()
@@ -122,7 +130,7 @@ def predictor(
             if name in whole:
                 found[whole_name(name)] = array
             if name in images:
-                found[name] = np.where(mask > 0, array, image)
+                found[name] = np.where(free, array, image)
         return found
 
     return predict

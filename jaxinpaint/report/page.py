@@ -57,7 +57,8 @@ def write_page(
         "data" ("phantom" or "real"), "minutes" (of training; None for outputs made
         elsewhere), "device"; optional "kind" (of the images, a key of KINDS; sections
         if it is missing), "changed_by_whole_outputs" (method -> valid pixels that it
-        changed, of the methods that are not composited), "steps", "weights", "mask_manifest", "version",
+        changed, of the methods that are not composited), "dtype" (of the images: what
+        depends on their levels stands beside no printed number at "uint16"), "steps", "weights", "mask_manifest", "version",
         "compared" (by the method's name, "system" and "steps" of another run), and
         whatever else a reader needs.
       paper_rows: printed scores, as `paper_tables.rows` returns them. Rows of
@@ -83,6 +84,7 @@ def write_page(
     paper = list({scores.key(row): row for row in [*printed, *paper_rows]}.values())
     _check(rows, run)
     scores.check(paper)
+    deep = scores.OF_LEVELS if run.get("dtype") == "uint16" else ()
     limit = drawing.scale_limit(panels) if panels else drawing.LIMITS[-1]
     flows = [panel.flow for panel in panels if panel.flow is not None]
     reach = flow_colours.flow_limit(flows)
@@ -103,7 +105,10 @@ def write_page(
         verdict=scores.verdict(rows, run["system"]),
         notes=[*notes, *_mask_notes(manifest)],
         scores=tables.blocks(
-            rows, paper, system=run["system"], ratios=_ratios(manifest)
+            rows,
+            [row for row in paper if row["metric"] not in deep],
+            system=run["system"],
+            ratios=_ratios(manifest),
         ),
         tested=any("p" in row for row in rows),
         series=_series(rows, run),
@@ -116,7 +121,9 @@ def write_page(
         longest=f"{max(map(flow_colours.longest, flows)):.3g}" if flows else "",
         curves=list(plots.training_curves(curves).items()),
         paper=tables.paper_blocks(paper),
-        grids=tables.paper_grids(paper, rows, run["system"]),
+        grids=tables.paper_grids(
+            paper, [row for row in rows if row["metric"] not in deep], run["system"]
+        ),
         about_paper=paper_tables.ABOUT.get(run["system"], ()) if paper else (),
         records=[
             ("Mask manifest", _leaves(manifest), _json(manifest)),

@@ -128,6 +128,8 @@ METRICS = {
     ),
 }
 PUBLISHED = "imported"  # what a row's weights are where others' are the same
+# In grey levels, or rounded to them: of 16 bits no match for a paper's of 8.
+OF_LEVELS = frozenset({"mae", "mse", "uqi"})
 OF_A_SET = frozenset({"fid"})  # one value a set of images: there is no deviation
 
 

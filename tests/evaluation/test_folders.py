@@ -372,13 +372,13 @@ def test_classical_fills_do_not_see_the_truth(images, monkeypatch):
     def copy(image, mask, *sections):
         return image
 
-    fills = dict.fromkeys(folder_inputs.FILLS, copy)
+    fills = dict.fromkeys(folder_inputs.ALONE, copy)
     monkeypatch.setattr(folder_inputs, "BASELINES", fills)
     job = a_job(images, baselines=True)
     files, _ = folder_inputs.find(job)
     filled = folder_inputs.load(files[:1], job)
     hole = images.hole["a"]
-    for name in folder_inputs.FILLS:
+    for name in folder_inputs.ALONE:
         assert not filled.made[name][0][hole].any()
         np.testing.assert_array_equal(
             filled.made[name][0][~hole], images.truth["a"][~hole]

@@ -253,3 +253,29 @@ def test_a_system_that_checks_less_than_it_derives_from(toy, monkeypatch):
     monkeypatch.setattr(unet, "validate_inputs", lambda *arguments: None)
     with pytest.raises(checks.ShapeMismatchError, match="computed from both adjacent"):
         toy.make()({**sample(), "previous": None})
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_system_that_needs_no_mask_may_change_all_but_what_is_protected(
+    monkeypatch, dtype
+):
+    config = get_config("smoke")
+    system = systems.build(config)
+
+    def predict(variables, frozen, batch, key):
+        assert "mask" not in batch
+        return {"completed": -batch["image"], "raw": batch["image"] * 0.5}
+
+    monkeypatch.setattr(systems, "validate_inputs", lambda *_: None)
+    predict = predictor(
+        config, system._replace(predict=predict), {}, {}, (), (), whole=()
+    )
+    image = sample(dtype)["image"]
+    protect = np.zeros((*image.shape[:3], 1), np.uint8)
+    protect[:, 5:9] = 1
+    top = {"uint8": 255, "uint16": 65535, "float32": 0}[dtype]
+    want = np.where(protect > 0, image, top - image)
+    out = predict({"image": image, "protect": protect})["completed"]
+    assert out.dtype == image.dtype
+    np.testing.assert_array_equal(out, want)
+    np.testing.assert_array_equal(predict({"image": image})["completed"], top - image)

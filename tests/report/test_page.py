@@ -566,6 +566,24 @@ def test_tables_of_pictures_stand_beside_ours(tmp_path, system, bins, ours, prin
     assert "synthetic data, no photographs" in said and "over n images" in said
 
 
+@pytest.mark.parametrize(("dtype", "beside"), [("uint8", True), ("uint16", False)])
+def test_levels_of_16_bits_stand_beside_no_number_of_8(tmp_path, dtype, beside):
+    kept = {"method": "ipa_medgan", "dataset": "mine", "bin": "64x64", "n": 40}
+    kept |= {"region": "image", "sd": 1.0}
+    value = {"psnr": 31.25, "uqi": 0.5, "mse": 77.5}
+    rows = [kept | {"metric": m, "value": v} for m, v in value.items()]
+    run = fake_run() | {"system": "ipa_medgan", "dtype": dtype}
+    paper = {"paper_rows": paper_tables.rows("ipa_medgan")}
+    results = {"rows": rows, "run": run}
+    read = Reader(write(tmp_path / "r.html", **LIGHT | paper | {"results": results}))
+    (grid,) = [t for t in read.tables if t[0][:2] == ["Method", "Data"]]
+    ours = ["31.25", "–", "0.5000", "77.50"] if beside else ["31.25", "–", "–", "–"]
+    assert grid[2][2:6] == ours
+    printed = [any("paper, FLAIR" in line[0] for line in t) for t in read.tables[:3]]
+    assert printed == [True, beside, beside]  # PSNR, UQI, MSE
+    assert "77.50± 1.00" in [c for line in read.tables[2] for c in line]
+
+
 def test_a_kind_without_words_is_refused(tmp_path):
     results = {"rows": fake_rows(), "run": fake_run() | {"kind": "films"}}
     with pytest.raises(ValueError, match=r"run\['kind'\] is 'films'; known are"):

@@ -118,7 +118,7 @@ def test_the_workdir_tells_what_ran(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", "--workdir=my run"])
     toy.run(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
-    assert stored == toy.config().to_dict()
+    assert stored == json.loads(json.dumps(toy.config().to_dict()))
     machine = json.loads((tmp_path / "environment.json").read_text())
     assert machine["versions"]["jax"] == jax.__version__
     assert machine["devices"] == ["cpu:cpu"] * 2
