@@ -9,7 +9,6 @@ are those of the system's specification.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -337,8 +336,11 @@ def generator_loss(
     # Assumption (3.2): the L1 loss that the text announces and Eq. 5 lacks is the
     # term i = 0 of Eq. 3, as in MedGAN.
     # Deviation (Eq. 3): means in place of unnormalised norms, as the text says.
-    truth: dict[str, Any] = {"0": image, **layers(jax.lax.stop_gradient(wanted))}
-    made: dict[str, Any] = {"0": fake, **layers(found)}
+    wanted = jax.lax.stop_gradient(wanted)
+    truth, made = (
+        {str(i): layer for i, layer in enumerate(row)}
+        for row in ((image, *wanted), (fake, *found))
+    )
     l1 = perceptual(truth, made, {"0": 1.0}, absolute)
     scale = {str(i): w for i, w in enumerate(weights.features, start=1)}
     percep = weights.l1 * l1 + perceptual(truth, made, scale, absolute)
@@ -361,11 +363,6 @@ def generator_loss(
         apart = [jnp.mean(absolute(early - image)) for early in painted[:-1]]
         total += weights.intermediate * jnp.sum(jnp.stack(apart))
     return total, {"loss/generator": total, **logs}
-
-
-def layers(features: Sequence[jax.Array]) -> dict[str, jax.Array]:
-    """Features by the number of their layer, from 1."""
-    return {str(i): x for i, x in enumerate(features, start=1)}
 
 
 def validate_inputs(where: str, batch: Mapping[str, np.ndarray]) -> None:
