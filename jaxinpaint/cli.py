@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jaxinpaint
-from jaxinpaint.commands import score, weights
+from jaxinpaint.commands import score, search, weights
 
 
 class Command(NamedTuple):
@@ -31,6 +31,11 @@ COMMANDS: dict[str, Command] = {
         "Scores what any program restored, in the hole and over the whole image.",
         score.add_arguments,
         score.run,
+    ),
+    "search": Command(
+        "Searches for the weights of a system's losses that its paper does not print.",
+        search.add_arguments,
+        search.run,
     ),
     "weights": Command(
         "Pretrained feature networks: list, import, verify.",

@@ -18,8 +18,9 @@ def schedule(
     """Builds a schedule over optimizer updates.
 
     Args:
-      kind: "constant"; "cosine" or "linear", which fall to `final`; "piecewise", which
-        is multiplied by `factor` at each of the `boundaries`.
+      kind: "constant"; "cosine" or "linear", which fall to `final`; "linear_tail", which
+        does so over the second half, as pix2pix; "piecewise", which is multiplied by
+        `factor` at each of the `boundaries`.
       learning_rate: after the warm-up.
       steps: updates in all, warm-up included.
       warmup_steps: updates of a linear rise from 0; 0 for none.
@@ -31,11 +32,15 @@ def schedule(
       ValueError: the kind is unknown.
     """
     rest = max(steps - warmup_steps, 1)
+    half = max(steps // 2 - warmup_steps, 0)
     kinds = {
         "constant": lambda: optax.constant_schedule(learning_rate),
         "cosine": lambda: optax.cosine_decay_schedule(learning_rate, rest, final),
         "linear": lambda: optax.linear_schedule(
             learning_rate, final * learning_rate, rest
+        ),
+        "linear_tail": lambda: optax.linear_schedule(
+            learning_rate, final * learning_rate, max(rest - half, 1), half
         ),
         "piecewise": lambda: optax.piecewise_constant_schedule(
             learning_rate, {at - warmup_steps: factor for at in boundaries}

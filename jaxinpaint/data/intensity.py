@@ -65,6 +65,13 @@ def from_levels(levels: np.ndarray, top: float) -> np.ndarray:
     return levels.astype(np.float64) * top / LAST
 
 
+def of_bits(levels: np.ndarray, bits: int) -> np.ndarray:
+    """Levels of 16 bits as they are, or the nearest ones of 8: uint8, 255 for 65535."""
+    if bits == 16:
+        return levels
+    return np.rint(levels / (LAST // 255)).astype(np.uint8)
+
+
 def fit(plane: np.ndarray, size: int) -> np.ndarray:
     """Crops or zero-pads a slice [H, W] to [size, size], both about its centre.
 

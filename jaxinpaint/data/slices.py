@@ -1,8 +1,9 @@
 """Training batches and test cases of MR slices.
 
 Subjects are split, never slices: two slices of one head are in one part. Pixels are
-uint16 levels on the subject's own scale, as `intensity` has them: 0 is the background,
-65535 the subject's percentile and all above. On the device they are -1 and 1.
+levels on the subject's own scale, as `intensity` has them: 0 is the background, the last
+one (65535, or 255 of 8 bits) the subject's percentile and all above. On the device they
+are -1 and 1.
 """
 
 import csv
@@ -60,8 +61,9 @@ def build(
     """Opens the slices that a config names and splits them by subject.
 
     Reads what `image_set.run_data` reads, and of `config.data` source, cache_dir,
-    max_pixels, axis, percentile, lesion_free (whether slices whose lesion mask marks a
-    pixel are left out), validation_fraction, test_fraction, test_subjects and phantom.
+    max_pixels, axis, percentile, bits (8 or 16: of the slices that are trained on and
+    scored), lesion_free (whether slices whose lesion mask marks a pixel are left out),
+    validation_fraction, test_fraction, test_subjects and phantom.
 
     The source is "phantom"; or a manifest, a CSV file `subject_id,path,split` of .npy
     slices with split "train" or "test"; or a folder of NIfTI volumes
@@ -91,6 +93,8 @@ def build(
     """
     del derived
     data, size = config.data, batch_spec["image"].shape[1]
+    if data.bits not in (8, 16):
+        raise ValueError(f"config.data.bits is {data.bits}; it is 8 or 16.")
     series = open_series(data, size)
     chosen: Sequence[int] = range(len(series.names))
     if data.lesion_free:
@@ -103,7 +107,7 @@ def build(
     )
     images = image_set.ImageSet(
         names=series.names,
-        read=lambda i: series.levels[i],
+        read=lambda i: intensity.of_bits(series.levels[i], data.bits),
         training=training,
         validation=validation,
         test=test,

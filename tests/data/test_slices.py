@@ -34,6 +34,7 @@ def config_of(tmp_path, source="phantom", **changes):
                 "max_pixels": 1_000_000,
                 "axis": 2,
                 "percentile": 99.5,
+                "bits": 16,
                 "lesion_free": False,
                 "validation_fraction": 0.25,
                 "test_fraction": 0.25,
@@ -69,6 +70,21 @@ def config_of(tmp_path, source="phantom", **changes):
 
 def build(config):
     return pipeline.build(config, SPEC, 0, 1)
+
+
+def test_eight_bits_are_the_nearest_levels(tmp_path):
+    config = config_of(tmp_path)
+    fine, coarse = build(config), build(config_of(tmp_path, **{"data.bits": 8}))
+    for step in (0, 3):
+        want, got = fine.batch(step), coarse.batch(step)
+        assert got["image"].dtype == np.uint8
+        np.testing.assert_array_equal(
+            got["image"], np.rint(want["image"].astype(float) / 65535 * 255)
+        )
+        np.testing.assert_array_equal(got["mask"], want["mask"])
+    assert coarse.summary["dtype"] == "uint8"
+    with pytest.raises(ValueError, match="config.data.bits is 12; it is 8 or 16"):
+        build(config_of(tmp_path, **{"data.bits": 12}))
 
 
 def subjects(data, part):
