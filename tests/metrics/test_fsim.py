@@ -5,6 +5,8 @@ import pytest
 
 from jaxinpaint.metrics.fsim import _median, fsim, fsimc, phase_congruency
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 @pytest.fixture(autouse=True)
 def strict():

@@ -11,6 +11,7 @@ import pytest
 from jaxinpaint.metrics.fsim import fsim, fsimc
 from jaxinpaint.metrics.ssim import ms_ssim, ssim
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
 GOLDEN = json.loads(
     (pathlib.Path(__file__).parents[1] / "golden" / "metrics_piq.json").read_text()
 )

@@ -26,6 +26,8 @@ from jaxinpaint.metrics.lpips import (
     vgg16_trunk,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 @pytest.fixture(autouse=True)
 def strict():

@@ -6,6 +6,8 @@ import pytest
 
 from jaxinpaint.metrics.ssim import ms_ssim, ssim, ssim_51, ssim_eq7
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 @pytest.fixture(autouse=True)
 def strict():

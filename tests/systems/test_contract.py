@@ -12,18 +12,12 @@ import pytest
 from jaxinpaint import systems
 from jaxinpaint.core.checkpoint import Checkpoints
 from jaxinpaint.training import sharding
+from tests.compiling import quick
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
-# Compiling dominates here, so the compiler is told not to try hard.
-quick = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
-# The last bias of a critic shifts every score alike: no gradient, with a hinge's none
-# as long as all logits are within the margin.
+# Sharding adds no arithmetic of a system's own, so the default run compares one with
+# critics that take rows in strides and one with statistics of a batch and a frozen stage.
+SHARDED = ("ccpgan", "flowinpaint_inpaint")
 MAY_REST = {"ccpgan": ("['fc']['bias']",), "flowinpaint": ("['head']['bias']",)}
 
 
@@ -52,8 +46,11 @@ def run(request):
     """A system, its state, a batch and one update of both."""
     config = load(request.param, "smoke")
     system = systems.build(config)
-    state = quick(system.init)(jax.random.key(0))
-    frozen = system.load_frozen()
+    # These keys compile sooner.
+    state = quick(system.init)(jax.random.key(0, impl="unsafe_rbg"))
+    with jax.default_prng_impl("unsafe_rbg"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", quick)
+        frozen = system.load_frozen()
     batch = random_batch(system.batch_spec)
     update = quick(system.update)
     new, scalars = update(state, frozen, batch, jax.random.key(2))
@@ -113,6 +110,16 @@ def test_an_update_compiles_once(run):
     assert update._cache_size() == before
 
 
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(
+            path, id=path.stem, marks=() if path.stem in SHARDED else pytest.mark.slow
+        )
+        for path in CONFIGS
+    ],
+    indirect=True,
+)
 def test_two_devices_equal_one(run):
     _, system, state, frozen, batch, _, _, want = run
     mesh = sharding.make_mesh()
