@@ -288,7 +288,6 @@ def test_the_paper_row_has_both_normalised_ratios_beside_it(result, monkeypatch)
     assert other["rows"] == [] and "size is 64" in markdown(result | {"printed": other})
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_the_command_on_a_real_config(monkeypatch, tmp_path, capsys):
     values = flags.FlagValues()

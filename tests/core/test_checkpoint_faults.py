@@ -39,7 +39,6 @@ def run_child(*arguments, **options):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kills", [20])
 def test_every_listed_step_survives_kills(tmp_path, kills):
     """State of step s is i * ramp + s: the oracle needs no second checkpoint."""
