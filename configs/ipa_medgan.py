@@ -8,7 +8,10 @@ paper   experiment "arbitrary": strokes of 1.4 to 5.5 % of 256 x 256 slices, bat
         FLAIR slices in config.data.source and VGG19 weights: `jaxinpaint weights
         import FILE --as vgg19`.
 square  the paper's other experiment: one square of 64 pixels a slice.
-demo    TODO
+demo    a thin cascade on phantom heads of 96 pixels; more than 5 minutes on two CPU
+        cores, and not yet what a demo should show: trainings of 700 such steps reached
+        29.0 dB over the whole slice without the mask, where Telea, told the mask, has
+        32.6 dB. It shows that the path works.
 smoke   seconds; for the contract tests.
 
 The paper's three weights are not printed; `jaxinpaint search` finds them anew.
@@ -28,14 +31,22 @@ PRESETS = {
         "batch_size": 8,
         "image_size": 96,
         "steps": 1000,
-        "model.widths": (4, 8, 16, 32, 64),
-        "model.patch_widths": (8, 16, 32, 64),
-        "model.global_widths": (8, 16, 32, 64, 64, 64),
+        "model.widths": (8, 16, 32),
+        "model.patch_widths": (8, 16, 32, 32),
+        "model.global_widths": (8, 16, 16, 32, 32, 32),
         "loss.vgg": "none",
-        "optimizer.learning_rate": 2e-3,
-        "optimizer.b1": 0.5,
+        "loss.l1": 10.0,
+        "loss.features": (0.2, 0.2, 0.2, 0.2),
+        "loss.intermediate": 100.0,
+        "optimizer.learning_rate": 8e-3,
         "optimizer.schedule": "cosine",
         "optimizer.warmup_steps": 20,
+        "mask.symmetries": True,
+        "data.test_fraction": 0.2,
+        "data.phantom.subjects": 40,
+        "data.phantom.slices": 6,
+        "data.phantom.height": 96,
+        "data.phantom.width": 96,
         "train.log_every": 10,
         "train.panel_every": 200,
         "train.save_every": 200,

@@ -10,7 +10,7 @@ Stage A, configs/rnon_repair.py of the same preset, comes first and is frozen.
 paper     256 x 256, batch 4, 100,000 steps, about 3.1e17 FLOP. Needs your own photographs
           in config.data.source, and VGG19 and DenseNet-121 weights: `jaxinpaint weights
           import FILE --as vgg19` and `--as densenet121`.
-demo      TODO
+demo      a thin network on stage A's demo, 2500 steps; not run to its end or scored yet.
 smoke     seconds; for the contract tests. Its stage A is random.
 
 Variants of the paper, beside config.loss:
