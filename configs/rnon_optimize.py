@@ -10,7 +10,10 @@ Stage A, configs/rnon_repair.py of the same preset, comes first and is frozen.
 paper     256 x 256, batch 4, 100,000 steps, about 3.1e17 FLOP. Needs your own photographs
           in config.data.source, and VGG19 and DenseNet-121 weights: `jaxinpaint weights
           import FILE --as vgg19` and `--as densenet121`.
-demo      a thin network on stage A's demo, 2500 steps; not run to its end or scored yet.
+demo      a thin network that is given the known pixels, on stage A's demo: 0.01 to 0.02 dB
+          and 0.003 of SSIM above the repaired hole at every range; in-hole SSIM stays
+          0.01 to 0.02 BELOW Navier-Stokes. 6 CPU minutes after stage A; its time on two
+          quiet cores was not measured.
 smoke     seconds; for the contract tests. Its stage A is random.
 
 Variants of the paper, beside config.loss:
