@@ -5,8 +5,9 @@ to a device. Nothing is clipped, cropped, resized or filled to make an input fit
 """
 
 import math
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,22 @@ def expect_shape(where: str, name: str, array: Any, axes: str) -> tuple[int, ...
             f"{where}: {name} must be [{', '.join(want)}], got {list(array.shape)}."
         )
     return array.shape
+
+
+def expect_choice(name: str, value: Any, choices: Collection[Any]) -> None:
+    """Checks a value against the choices there are.
+
+    Args:
+      name: of the value and where it stands: "config.loss.form", "Generator: norm".
+      value: what was given.
+      choices: what may be given.
+
+    Raises:
+      ValueError: it is none of them.
+    """
+    if value not in choices:
+        last = re.split(r"[. ]", name)[-1]
+        raise ValueError(f"{name} is {value!r}; {last} must be one of {list(choices)}.")
 
 
 def expect_multiple(where: str, shape: tuple[int, ...], of: int, least: int) -> None:

@@ -140,3 +140,34 @@ def softplus_generator(fake: jax.Array) -> jax.Array:
     Source: Goodfellow et al. 2014, section 3; RNON specification 3.2 and 3.3.
     """
     return jnp.mean(jax.nn.softplus(-fake))
+
+
+def least_squares_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Squared distances of a discriminator's scores from 1 (true) and 0 (made).
+
+        mean (1 - real)^2 + mean fake^2
+
+    Args:
+      real: scores of true images, any shape; every score weighs the same.
+      fake: scores of made images.
+
+    Returns:
+      Scalar, at least 0.
+
+    Source: glomeruli Eq. 3 and 4, without a factor 1/2.
+    """
+    return jnp.mean((1.0 - real) ** 2) + jnp.mean(fake**2)
+
+
+def least_squares_generator(fake: jax.Array) -> jax.Array:
+    """The generator's side of the least-squares loss: mean (1 - fake)^2.
+
+    Args:
+      fake: scores of made images, any shape; every score weighs the same.
+
+    Returns:
+      Scalar, at least 0.
+
+    Source: Mao et al. 2017, Eq. 9; glomeruli specification 3.1.
+    """
+    return jnp.mean((1.0 - fake) ** 2)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxinpaint.core.checks import (
     ShapeMismatchError,
+    expect_choice,
     expect_dtype,
     expect_multiple,
     expect_shape,
@@ -69,14 +70,6 @@ def batch_norm(name: str, dtype: jnp.dtype, train: bool) -> nn.BatchNorm:
         dtype=dtype,
         name=name,
     )
-
-
-def choose(where: str, key: str, value: object, choices: tuple[object, ...]) -> None:
-    """Refuses a field that is none of its choices."""
-    if value not in choices:
-        raise ValueError(
-            f"{where}: {key} is {value!r}; {key} must be one of {list(choices)}."
-        )
 
 
 class Encoding(nn.Module):
@@ -207,7 +200,7 @@ class RepairGenerator(nn.Module):
                 f"{where}: {depth} widths and {len(self.kernels)} kernels are given; "
                 "give one of each for every encoder layer."
             )
-        choose(where, "upsample", self.upsample, UPSAMPLINGS)
+        expect_choice(f"{where}: upsample", self.upsample, UPSAMPLINGS)
         return depth
 
 
@@ -268,7 +261,7 @@ class Discriminator(nn.Module):
         Source: RNON, Fig. 2b, and SRGAN's LeakyReLU between the dense layers.
         """
         where = "rnon.Discriminator"
-        choose(where, "fc_input", self.fc_input, FC_INPUTS)
+        expect_choice(f"{where}: fc_input", self.fc_input, FC_INPUTS)
         shape = expect_shape(where, "image", image, "B H W 3")
         expect_dtype(where, "image", image, "float32")
         flat = self.fc_input == "flatten"
@@ -377,8 +370,8 @@ class OptimizationGenerator(nn.Module):
           are those of SRGAN's generator without its enlargement.
         """
         where = "rnon.OptimizationGenerator"
-        choose(where, "norm", self.norm, NORMS)
-        choose(where, "fusion_kernel", self.fusion_kernel, FUSION_KERNELS)
+        expect_choice(f"{where}: norm", self.norm, NORMS)
+        expect_choice(f"{where}: fusion_kernel", self.fusion_kernel, FUSION_KERNELS)
         expect_shape(where, "image", image, "B H W 3")
         expect_dtype(where, "image", image, "float32")
 

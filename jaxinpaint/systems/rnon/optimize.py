@@ -14,6 +14,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from jaxinpaint.core.checkpoint import restore_variables
+from jaxinpaint.core.checks import expect_choice
 from jaxinpaint.core.system import Batch, Scalars, Tree, Variables
 from jaxinpaint.features.extractor import by_tap
 from jaxinpaint.losses.adversarial import softplus_discriminator, softplus_generator
@@ -50,9 +51,9 @@ class Optimize:
           ValueError: a value is not among the choices.
         """
         options, loss = config.optimize, config.loss
-        _expect_choice("loss.opt_adv", loss.opt_adv, ADVERSARIAL)
-        _expect_choice("loss.content_region", loss.content_region, REGIONS)
-        _expect_choice("optimize.opt_input", options.opt_input, INPUTS)
+        expect_choice("config.loss.opt_adv", loss.opt_adv, ADVERSARIAL)
+        expect_choice("config.loss.content_region", loss.content_region, REGIONS)
+        expect_choice("config.optimize.opt_input", options.opt_input, INPUTS)
         self.generator = OptimizationGenerator(
             width=options.width,
             blocks=options.blocks,
@@ -261,11 +262,3 @@ def _expect_same(saved: Mapping, config: ConfigDict) -> None:
 
 def _clipped(scores: jax.Array) -> jax.Array:
     return jnp.clip(scores, LEAST_SCORE, 1.0 - LEAST_SCORE)
-
-
-def _expect_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"config.{key} is {value!r}; {key.split('.')[-1]} must be one of "
-            f"{list(choices)}."
-        )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax.linen import max_pool
 from ml_collections import ConfigDict
 
+from jaxinpaint.core.checks import expect_choice
 from jaxinpaint.core.system import Batch, Scalars, Variables
 from jaxinpaint.features.extractor import by_tap
 from jaxinpaint.losses.adversarial import softplus_discriminator, softplus_generator
@@ -54,8 +55,8 @@ class Repair:
           ValueError: a value is not among the choices.
         """
         loss = config.loss
-        _expect_choice("repair_adv", loss.repair_adv, ADVERSARIAL)
-        _expect_choice("tv_region", loss.tv_region, TV_REGIONS)
+        expect_choice("config.loss.repair_adv", loss.repair_adv, ADVERSARIAL)
+        expect_choice("config.loss.tv_region", loss.tv_region, TV_REGIONS)
         self.adversarial_weight = loss.adversarial[loss.repair_adv]
         if config.batch_size < LEAST_BATCH:
             raise ValueError(
@@ -216,10 +217,3 @@ def score_gap(real: jax.Array, fake: jax.Array) -> jax.Array:
     Source: RNON Eq. 9.
     """
     return jnp.mean(absolute(jax.nn.sigmoid(fake) - jax.nn.sigmoid(real)))
-
-
-def _expect_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"config.loss.{key} is {value!r}; {key} must be one of {list(choices)}."
-        )
