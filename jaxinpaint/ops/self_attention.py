@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinpaint.core.checks import expect_shape
 
@@ -43,7 +44,7 @@ def self_attention(
         raise ValueError(
             f"{where}: chunk is {chunk}; give a number of queries, or 0 for all."
         )
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = np.promote_types(query.dtype, np.float32)
 
     def attend(queries: jax.Array) -> jax.Array:
         scores = jnp.einsum("bqd,bkd->bqk", queries, key, preferred_element_type=wide)

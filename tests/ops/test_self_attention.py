@@ -8,6 +8,12 @@ from jaxinpaint.ops.self_attention import self_attention
 from tests.compiling import quick
 
 
+@pytest.fixture(autouse=True)
+def strict():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
 def arrays(n=11, batch=2, d=3, c=5):
     draw = np.random.default_rng(0)
     make = lambda *shape: draw.normal(size=shape).astype(np.float32)
