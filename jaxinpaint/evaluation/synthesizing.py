@@ -115,7 +115,9 @@ def synthesize_slides(
 
     Source: glomeruli specification 8.1, 8.3 and 8.4.
     """
-    _check(options)
+    check_options(options)
+    if options.rounds is None and options.tiles is None:
+        raise ValueError("give either --rounds or --tiles.")
     side = tools.library.masks.shape[1]
     if side != config.image_size:
         raise ValueError(
@@ -145,6 +147,7 @@ def synthesize_slides(
     done: list[Mapping[str, Any]] = []
     fewer: list[str] = []
     left_out: list[str] = []
+    tried: set[str] = set()
     tiles, again = 0, 0
 
     def enough() -> bool:
@@ -157,26 +160,25 @@ def synthesize_slides(
         for index, slide in enumerate(training):
             if enough():
                 break
+            given = None if positions is None else positions.get(slide.id, ())
+            wanted = options.per_roi if given is None else len(given)
+            if not wanted:
+                continue
+            tried.add(slide.id)
             name = f"{slide.id}__syn{options.seed}_{again}"
-            if name not in folder:
+            if name in folder:
+                left_out += folder.lines(name)[0]["left_out"]
+            else:
                 made, bad = _make(
-                    config, slide, index, again, name, tools, options, positions
+                    config, slide, index, again, name, tools, options, given
                 )
-                if made is None:
-                    left_out += bad
-                else:
+                left_out += bad
+                if made is not None:
                     lines = [{**one, **provenance} for one in made.placements]
                     folder.add(made._replace(placements=lines))
             own = folder.lines(name) if name in folder else ()
             done += own
-            for line in own[:1]:
-                tiles += line["tiles"]
-                left_out += line["left_out"]
-            wanted = (
-                options.per_roi
-                if positions is None
-                else len(positions.get(slide.id, ()))
-            )
+            tiles += own[0]["tiles"] if own else 0
             if len(own) < wanted:
                 fewer.append(f"{name}: {len(own)} of {wanted} glomeruli")
                 console.print(f"Note: {fewer[-1]}", highlight=False, markup=False)
@@ -189,13 +191,12 @@ def synthesize_slides(
                 f"slides, {tiles} of {options.tiles} tiles are made; ask for fewer, or "
                 "lower config.synthesis.min_tissue, --gap or the contours' sizes."
             )
-    sources = {line["source"] for line in done}
     report = {
         "outputs": len({line["output"] for line in done}),
         "placements": len(done),
         "tiles": tiles,
         "rounds": again,
-        "skipped": [slide.id for slide in training if slide.id not in sources],
+        "skipped": sorted(tried - {line["source"] for line in done}),
         "fewer": fewer,
         "left_out": left_out,
         "contours": len(tools.library.masks),
@@ -213,7 +214,7 @@ def _make(
     name: str,
     tools: Tools,
     options: Options,
-    positions: Positions | None,
+    centres: Sequence[tuple[float, float]] | None,
 ) -> tuple[Output | None, list[str]]:
     """One slide with new glomeruli; None where there is no place for any.
 
@@ -229,7 +230,6 @@ def _make(
         own.tissue_block,
         Rules(size, options.gap, own.min_tissue),
     )
-    centres = None if positions is None else positions.get(slide.id, ())
     count = options.per_roi if centres is None else len(centres)
     numbers = [
         contour_number(options.seed, index, k, again, len(library.masks))
@@ -326,14 +326,19 @@ def training_slides(slides: Iterable[Slide], size: int) -> list[Slide]:
     return training
 
 
-def _check(options: Options) -> None:
+def check_options(options: Options) -> None:
+    """Checks figures, before anything is opened.
+
+    Raises:
+      ValueError: one that cannot be, or both rounds and tiles.
+    """
     if options.per_roi < 1 or options.seed < 0:
         raise ValueError(
             f"--per-roi is {options.per_roi} and --seed {options.seed}; they must be at "
             "least 1 and 0."
         )
-    if (options.rounds is None) == (options.tiles is None):
-        raise ValueError("give either --rounds or --tiles.")
+    if None not in (options.rounds, options.tiles):
+        raise ValueError("give either --rounds or --tiles, not both.")
     for name in ("rounds", "tiles"):
         value = getattr(options, name)
         if value is not None and value < 1:
