@@ -154,6 +154,8 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(made, tmp_path, calls):
     with pytest.raises(Killed):
         run(output, tools=toy.tools(dying), rounds=2)
     assert len(list((output / "images").iterdir())) == calls
+    # A list that is empty says that nothing is to be trained on; none would say all.
+    assert len(json.loads((output / "splits.json").read_text())["train"]) == calls
     after = toy.Painter()
     run(output, tools=toy.tools(after), rounds=2)
     assert len(after.shapes) == 4 - calls  # what is there is not made again
