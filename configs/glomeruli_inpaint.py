@@ -24,6 +24,15 @@ PRESETS = {
         "gan.remat": False,
         "features.vgg19": "none",
         "optimizer.learning_rate": 5e-4,
+        "data.tile": 128,
+        "data.tile_step": 64,
+        "data.tissue_block": 2,
+        "synthesis.gap": 2.0,
+        "synthesis.grid_step": 4,
+        "synthesis.samples": 256,
+        "synthesis.diameters": (10.0, 40.0),
+        "synthesis.min_area": 25,
+        "synthesis.max_radius": 28.0,
         "data.min_area": 25,
         "data.max_radius": 30,
         "data.phantom.slides": 12,
@@ -46,6 +55,16 @@ PRESETS = {
         "gan.aot_blocks": 1,
         "gan.disc_channels": (2, 2, 2, 2, 2, 1),
         "features.vgg19": "none",
+        "data.tile": 64,
+        "data.tile_step": 32,
+        "data.tissue_block": 2,
+        "synthesis.gap": 2.0,
+        "synthesis.grid_step": 4,
+        "synthesis.samples": 256,
+        "synthesis.diameters": (10.0, 40.0),
+        "synthesis.min_area": 25,
+        "synthesis.max_radius": 28.0,
+        "synthesis.sample_batch": 8,
         "data.min_area": 25,
         "data.max_radius": 30,
         "data.split_unit": "tile",
@@ -112,6 +131,11 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "min_area": 400,  # px; smaller components are no glomeruli
         "max_radius": 120,
         "max_cover": 0.6,
+        "tile": 1024,  # of the segmenter's tiles, which `jaxinpaint synthesize` counts
+        "tile_step": 512,
+        "min_tissue": 0.05,
+        "tissue_chroma": 15,
+        "tissue_block": 8,
         "split_unit": "group",  # or "tile": of the crops themselves
         "test_fraction": 0.2,
         "validation_crops": 8,
@@ -124,7 +148,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
             "width": 1024,
             "scale": 1.0,
             "stain": "PAS",
-            "test_stain": "PAS",
+            "test_stain": ("PAS", "HE"),  # one test set each
             "normal": 7,
             "sclerosed": 3,
             "seed": 7,
@@ -136,6 +160,20 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "save_every": 1_000,
         "keep_latest": 2,
         "keep_best": 1,
+    }
+    config.synthesis = {  # `jaxinpaint synthesize`, section 8; lengths in pixels
+        "per_roi": 4,  # new glomeruli a slide
+        "gap": 8.0,  # to every other glomerulus
+        "feather": 0.0,
+        "min_tissue": 0.9,  # of a window
+        "grid_step": 16,
+        "samples": 1024,  # outlines that the mask network is asked for
+        "sample_batch": 64,
+        "threshold": 0.5,
+        "bins": 5,
+        "diameters": (40.0, 160.0),
+        "min_area": 400,
+        "max_radius": 112.0,
     }
     config.eval = {
         "seed": 1,

@@ -18,7 +18,7 @@ PRESETS = {
         "batch_size": 16,
         "steps": 600,
         "gan.width": 24,
-        "data.crop": 64,
+        "data.crop_size": 64,
         "data.min_area": 25,
         "data.max_radius": 30,
         "data.phantom.slides": 12,
@@ -37,9 +37,10 @@ PRESETS = {
         "steps": 4,
         "gan.width": 2,
         "gan.latent": 4,
-        "data.crop": 64,
+        "data.crop_size": 64,
         "data.min_area": 25,
         "data.max_radius": 30,
+        "data.split_unit": "tile",
         "data.phantom.slides": 2,
         "data.phantom.test_slides": 1,
         "data.phantom.height": 160,
@@ -81,10 +82,12 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "working_mpp": 1.0,  # micrometres a pixel
         "downsample_all": 0.0,  # 0: by each slide's own resolution
         "mask_threshold": 0,  # 0: masks hold 0 and 255, or 0 and 1, alone
-        "crop": 256,  # of the windows that the outlines are cut from
+        "crop_size": 256,  # of the windows that the outlines are cut from
         "min_area": 400,  # px; smaller components are no glomeruli
         "max_radius": 120,
         "max_cover": 0.6,
+        "split_unit": "group",  # as the run "inpaint" has it: its test crops rest
+        "test_fraction": 0.2,
         "validation_crops": 8,
         "threads": 2,
         "flips": False,
@@ -95,7 +98,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
             "width": 1024,
             "scale": 1.0,
             "stain": "PAS",
-            "test_stain": "PAS",
+            "test_stain": ("PAS", "HE"),  # one test set each
             "normal": 7,
             "sclerosed": 3,
             "seed": 7,

@@ -16,7 +16,7 @@ from jaxinpaint.training.workdir import check_same_model, differences, refuse
 SAME_MODEL = (
     *("system", "stage", "channels", "image_size", "model.", "attention."),
     *("intermediate.", "refine.", "inpaint.", "repair.", "optimize."),
-    *("generator.", "discriminator."),
+    *("generator.", "discriminator.", "gan.", "segment."),
 )
 SAME_SPLIT = (
     "seed",

@@ -79,5 +79,5 @@ def _pair(
 ) -> tuple[jax.Array, jax.Array]:
     b, h, w, c = expect_shape(where, "logits", logits, "B H W C")
     expect_shape(where, "target", target, f"{b} {h} {w} {c}")
-    wide = jnp.promote_types(logits.dtype, jnp.float32)
+    wide = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
     return logits.astype(wide), target.astype(wide)

@@ -6,6 +6,8 @@ import pytest
 from jaxinpaint.losses.adversarial import (
     hinge_discriminator,
     hinge_generator,
+    least_squares_discriminator,
+    least_squares_generator,
     masked_gradient_penalty,
     slopes,
     softplus_discriminator,
@@ -116,3 +118,14 @@ def test_cross_entropy_by_hand():
     sure = np.full((1, 1), 200, np.float32)
     assert softplus_generator(-sure) == pytest.approx(200)
     assert jax.grad(softplus_generator)(-sure)[0, 0] == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "own", "other"),
+    [(1.0, 0.0, 0.0, 1.0), (0.0, 0.0, 1.0, 1.0), (0.5, 0.5, 0.5, 0.25)],
+)
+def test_least_squares_by_hand(real, fake, own, other):
+    """Glomeruli specification, 10.3; two scores for one: means of any shape."""
+    real, fake = np.full((2, 2), real, np.float32), np.full((2, 1), fake, np.float32)
+    assert least_squares_discriminator(real, fake) == own
+    assert least_squares_generator(fake) == other

@@ -179,7 +179,8 @@ def with_encoder(
         dtype=jnp.dtype("float32"),
     )
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    found = store.load("efficientnet_b3", options.encoder_weights, encoder, image)
+    with jax.ensure_compile_time_eval():  # the loop traces `init`
+        found = store.load("efficientnet_b3", options.encoder_weights, encoder, image)
     return {
         kind: {**tree, "encoder": found.variables[kind]}
         for kind, tree in variables.items()
