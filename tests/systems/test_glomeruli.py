@@ -22,7 +22,7 @@ from tests.features import hashed
 F32 = jnp.dtype("float32")
 
 
-def config_of(stage, **changes):
+def config_of(stage, /, **changes):
     config = importlib.import_module(f"configs.glomeruli_{stage}").get_config("smoke")
     config.update_from_flattened_dict(changes)
     return config
