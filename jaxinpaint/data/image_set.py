@@ -167,9 +167,9 @@ def run_data(
             "shape": [len(images.names), *sides, form[1]],
             "dtype": str(form[0]),
             "split": {
-                "training": _listed(images.training),
-                "validation": _listed(images.validation),
-                "test": _listed(images.test),
+                "training": listed(images.training),
+                "validation": listed(images.validation),
+                "test": listed(images.test),
             },
             "validation_from": "validation" if images.validation else "training",
         }
@@ -287,8 +287,8 @@ def _case_names(images: ImageSet, count: int) -> list[str]:
     return [f"{name}_crop_{crop:0{digits}d}" for name in safe for crop in range(count)]
 
 
-def _listed(positions: Sequence[int]) -> list[int] | dict[str, Any]:
-    """A part of the split as the summary holds it; a long one as count and digest."""
+def listed(positions: Sequence[int]) -> list[int] | dict[str, Any]:
+    """A part of a split as the summary holds it; a long one as count and digest."""
     if len(positions) <= _LISTED:
         return list(positions)
     text = ",".join(map(str, positions))

@@ -61,6 +61,16 @@ def decode_image(file: BinaryIO, name: str, max_pixels: int) -> np.ndarray:
     return _drop_alpha(_decode(file, name, max_pixels), name)
 
 
+def read_channels(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """As `read_image`, and of transparent pixels too, with the alpha channel.
+
+    Returns:
+      uint8 or uint16 [H, W, 1 to 4]; of 2 and 4 channels the last is alpha.
+    """
+    with open(path, "rb") as file:
+        return _decode(file, str(path), max_pixels)
+
+
 def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads a mask whose values are {0, 255} or {0, 1}; the larger one marks holes.
 
@@ -72,8 +82,7 @@ def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
       ImageFileError: other values (soft edges, labels), colour, or as `read_image`.
     """
-    with open(path, "rb") as file:
-        pixels = _decode(file, str(path), max_pixels)
+    pixels = read_channels(path, max_pixels)
     if pixels.shape[-1] in (2, 4):
         pixels = pixels[..., :-1]
     if (pixels != pixels[..., :1]).any():

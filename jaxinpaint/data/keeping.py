@@ -1,4 +1,4 @@
-"""Folders that are made once from other files, and kept."""
+"""Folders that are made once from other files, and kept; arrays that are kept a while."""
 
 import contextlib
 import fcntl
@@ -6,8 +6,12 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import numpy as np
 
 _BUILDING = ".building-"  # begins the name of a folder that is not finished
 
@@ -95,3 +99,34 @@ def digest_files(files: Iterable[Path]) -> "hashlib._Hash":
             one = hashlib.file_digest(file, "sha256")
         total.update(path.name.encode() + b"\0" + one.digest())
     return total
+
+
+def recent(read: Callable[[int], np.ndarray], most: int) -> Callable[[int], np.ndarray]:
+    """Keeps in memory what was read last, for all threads.
+
+    Args:
+      read: position -> array.
+      most: bytes that are kept; the array read last is kept in any case.
+
+    Returns:
+      As `read`, of arrays that cannot be written to.
+    """
+    held: OrderedDict[int, np.ndarray] = OrderedDict()
+    lock, total = threading.Lock(), 0
+
+    def held_or_read(at: int) -> np.ndarray:
+        nonlocal total
+        with lock:
+            if at in held:
+                held.move_to_end(at)
+                return held[at]
+        pixels = read(at)  # two threads may read one picture; both get the same
+        pixels.flags.writeable = False
+        with lock:
+            if at not in held:
+                held[at], total = pixels, total + pixels.nbytes
+            while total > most and len(held) > 1:
+                total -= held.popitem(last=False)[1].nbytes
+        return pixels
+
+    return held_or_read

@@ -4,7 +4,7 @@ import hashlib
 import os
 import threading
 import warnings
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from PIL import Image
 from jaxinpaint.data import images, phantom_photographs
 from jaxinpaint.data.cases import RunData
 from jaxinpaint.data.image_set import ImageSet, run_data
+from jaxinpaint.data.keeping import recent
 from jaxinpaint.data.photograph_sets import (
     CELEBA_SPLITS,
     find_set,
@@ -127,7 +128,7 @@ def build(
     shape = {"shape": [len(source.names), *common, channels]} if common else {}
     chosen = ImageSet(
         names=source.names,
-        read=_recent(read, RECENT_BYTES),
+        read=recent(read, RECENT_BYTES),
         training=source.split.training,
         validation=source.split.validation,
         test=source.split.test,
@@ -368,26 +369,3 @@ def _kept(read: Read, home: Path) -> Read:
         return pixels
 
     return kept
-
-
-def _recent(read: Read, most: int) -> Read:
-    """Keeps in memory what was read last, `most` bytes of it, for all threads."""
-    held: OrderedDict[int, np.ndarray] = OrderedDict()
-    lock, total = threading.Lock(), 0
-
-    def recent(at: int) -> np.ndarray:
-        nonlocal total
-        with lock:
-            if at in held:
-                held.move_to_end(at)
-                return held[at]
-        pixels = read(at)  # two threads may read one picture; both get the same
-        pixels.flags.writeable = False
-        with lock:
-            if at not in held:
-                held[at], total = pixels, total + pixels.nbytes
-            while total > most and len(held) > 1:
-                total -= held.popitem(last=False)[1].nbytes
-        return pixels
-
-    return recent

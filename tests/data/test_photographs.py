@@ -7,7 +7,7 @@ import tifffile
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxinpaint.data import images, phantom_photographs, photographs, pipeline
+from jaxinpaint.data import images, keeping, phantom_photographs, photographs, pipeline
 
 SAMPLES = pathlib.Path(__file__).parents[2] / "../shared/data"
 SIZE = 16
@@ -255,7 +255,7 @@ def test_what_was_read_last_stays_in_memory():
         reads.append(at)
         return np.full((10, 10, 1), at, np.uint8)
 
-    recent = photographs._recent(read, 350)  # three pictures
+    recent = keeping.recent(read, 350)  # three pictures
     for at in (1, 2, 3, 1, 4, 1, 2):
         assert (recent(at) == at).all()
     assert reads == [1, 2, 3, 4, 2]

@@ -1,0 +1,373 @@
+"""Slides of tissue at one working resolution, with the glomeruli that are marked."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxinpaint.data import images, phantom_histology, slide_readers
+from jaxinpaint.data.keeping import recent
+from jaxinpaint.data.outlines import outline_label
+from jaxinpaint.data.reduction import (
+    nearest_factor,
+    reduced_mask,
+    reduced_region,
+    reduced_side,
+)
+from jaxinpaint.data.slide_tables import Row, read_rows
+
+CLASSES = phantom_histology.CLASSES  # the channels of a label
+RECENT_BYTES = 256 * 2**20  # of decoded images that stay in memory
+OVERLAP = 0.001  # of the pixels of glomeruli that may lie in both classes
+
+
+class Slide(NamedTuple):
+    """A slide, or a region of one, at working resolution.
+
+    Attributes:
+      id: its name, unlike all others of its set.
+      group: patient or slide; what is split is groups.
+      stain: "PAS", "HE" or "".
+      split: "train", "test1", "test2" and so on; "" for a slide that is not used.
+      synthetic: whether it holds generated pixels.
+      height: rows.
+      width: columns.
+      digest: SHA-256 of the bytes of its image (file), in hex.
+      region: (top, left, height, width), inside the slide -> uint8 [h, w, 3]; threads
+        may share it, and what it returns may be written to.
+      label: -> uint8 [H, W, 2], 1 in normal and in sclerosed glomeruli, never both.
+      label_digest: SHA-256 of the bytes of its masks or outlines, in hex.
+    """
+
+    id: str
+    group: str
+    stain: str
+    split: str
+    synthetic: bool
+    height: int
+    width: int
+    digest: str
+    region: Callable[[int, int, int, int], np.ndarray]
+    label: Callable[[], np.ndarray]
+    label_digest: str
+
+
+def open_slides(config: ConfigDict) -> list[Slide]:
+    """Opens the slides that `config.data` names.
+
+    Reads of `config.data` source, and of the phantom `phantom` (as
+    `phantom_histology.phantom_slides`), of a folder working_mpp, downsample_all,
+    mask_threshold and max_pixels (as `open_folder`).
+
+    Returns:
+      The slides, in the order of their ids.
+
+    Raises:
+      ValueError: as `open_folder`, and as the phantom.
+      OSError: likewise.
+      ImportError: likewise.
+    """
+    data = config.data
+    if data.source == "phantom":
+        return _phantom(data.phantom)
+    return open_folder(
+        data.source,
+        working_mpp=data.working_mpp,
+        downsample_all=data.downsample_all,
+        mask_threshold=data.mask_threshold,
+        max_pixels=data.max_pixels,
+    )
+
+
+def open_folder(
+    root: str | Path,
+    *,
+    working_mpp: float,
+    downsample_all: float,
+    mask_threshold: int,
+    max_pixels: int,
+) -> list[Slide]:
+    """Opens a folder of slides; pixels are read when they are asked for.
+
+    A slide is reduced by `working_mpp` over its own resolution, which is that of the file
+    of a whole slide, or else of slides.csv. Images that are no whole slides and have none
+    count as being at working resolution, and so do synthetic slides, which were made
+    there.
+
+    Args:
+      root: the folder, as `slide_tables.read_rows` describes it.
+      working_mpp: micrometres of a pixel to work at.
+      downsample_all: reduces every slide by this, whatever its resolution; 0 for
+        reducing by resolution.
+      mask_threshold: mask values of at least this are 1; 0 refuses values other than 0
+        and 255, or 0 and 1.
+      max_pixels: height * width of an image or a mask above which it is refused.
+
+    Returns:
+      The slides, in the order of their ids.
+
+    Raises:
+      ValueError: a file that is refused; a mask of another size, with other values, or
+        all 1; classes that overlap; no resolution of a whole slide, or one coarser than
+        the working one; one image in training and in test; or as `read_rows`. What is
+        wrong with the content of a mask is found by `label`.
+      FileNotFoundError: as `read_rows`.
+      OSError: an image that cannot be read.
+      ImportError: a whole slide, and no package that reads it.
+
+    Source: glomeruli specification 5.3, 5.4 and 9.2.
+    """
+    if working_mpp <= 0 or downsample_all < 0:
+        raise ValueError(
+            f"config.data.working_mpp is {working_mpp} and downsample_all "
+            f"{downsample_all}; the first must be positive, the second not negative."
+        )
+    rows = read_rows(root)
+    files = {n: slide_readers.open_pixels(r.image, max_pixels) for n, r in rows.items()}
+    factors = {
+        name: _factor(name, row, files[name], working_mpp, downsample_all)
+        for name, row in rows.items()
+    }
+    names = list(rows)
+
+    def whole(at: int) -> np.ndarray:
+        found, factor = files[names[at]], factors[names[at]]
+        size = found.height, found.width
+        height, width = (reduced_side(side, factor) for side in size)
+        return reduced_region(
+            found.region, size, factor, (0, 0, height, width), max(size)
+        )
+
+    held = recent(whole, RECENT_BYTES)
+
+    def slide(at: int) -> Slide:
+        name = names[at]
+        row, found, factor = rows[name], files[name], factors[name]
+        _check_masks(row, found)
+        size = found.height, found.width
+        height, width = (reduced_side(side, factor) for side in size)
+
+        def region(top: int, left: int, height: int, width: int) -> np.ndarray:
+            if not found.whole:
+                return np.array(held(at)[top : top + height, left : left + width])
+            place = top, left, height, width
+            block = slide_readers.BLOCK
+            return reduced_region(found.region, size, factor, place, block)
+
+        return Slide(
+            id=name,
+            group=row.group,
+            stain=row.stain,
+            split=row.split,
+            synthetic=row.synthetic,
+            height=height,
+            width=width,
+            digest=_digest([row.image]),
+            region=_inside(name, height, width, region),
+            label=partial(_label, row, size, factor, mask_threshold, max_pixels),
+            label_digest=_digest(row.masks),
+        )
+
+    slides = [slide(at) for at in range(len(names))]
+    expect_apart(slides)
+    return slides
+
+
+def expect_apart(slides: Sequence[Slide]) -> None:
+    """Checks that no image is trained on and tested on.
+
+    Raises:
+      ValueError: two slides of one id or with the same bytes, one of them for training
+        and one for test; both are named.
+    """
+    training = [s for s in slides if s.split == "train"]
+    known = {key: s.id for s in training for key in (s.digest, s.id)}
+    for slide in slides:
+        other = known.get(slide.digest, known.get(slide.id))
+        if slide.split.startswith("test") and other is not None:
+            raise ValueError(
+                f"slide {slide.id} of {slide.split} is the same image as slide {other} "
+                "of train; take it out of one of the two."
+            )
+
+
+def _phantom(settings: ConfigDict) -> list[Slide]:
+    return sorted(
+        _of_phantom(one)
+        for one in phantom_histology.phantom_slides(**settings.to_dict())
+    )
+
+
+def _of_phantom(one: phantom_histology.NamedPhantom) -> Slide:
+    image, label = one.slide.image, one.slide.label
+    height, width, _ = image.shape
+
+    def region(top: int, left: int, height: int, width: int) -> np.ndarray:
+        return image[top : top + height, left : left + width].copy()
+
+    return Slide(
+        id=one.name,
+        group=one.name,
+        stain=one.stain,
+        split=one.split,
+        synthetic=False,
+        height=height,
+        width=width,
+        digest=hashlib.sha256(image.tobytes()).hexdigest(),
+        region=_inside(one.name, height, width, region),
+        label=label.copy,
+        label_digest=hashlib.sha256(label.tobytes()).hexdigest(),
+    )
+
+
+def _inside(
+    name: str, height: int, width: int, read: slide_readers.Region
+) -> slide_readers.Region:
+    """Refuses regions that reach beyond the slide."""
+
+    def region(top: int, left: int, rows: int, columns: int) -> np.ndarray:
+        if not (
+            0 <= top < top + rows <= height and 0 <= left < left + columns <= width
+        ):
+            raise ValueError(
+                f"slide {name} is {height} x {width}; it has no region of {rows} x "
+                f"{columns} at row {top}, column {left}."
+            )
+        return read(top, left, rows, columns)
+
+    return region
+
+
+def _factor(
+    name: str,
+    row: Row,
+    found: slide_readers.Pixels,
+    working_mpp: float,
+    downsample_all: float,
+) -> float:
+    """Pixels of the file for one at working resolution."""
+    if row.synthetic:
+        return 1.0
+    if downsample_all:
+        factor = float(downsample_all)
+    else:
+        mpp = found.mpp or row.mpp
+        if mpp is None:
+            if found.whole:
+                raise ValueError(
+                    f"{row.image}: the file does not say its resolution; give mpp, "
+                    f"micrometres of a pixel, of {name} in slides.csv."
+                )
+            return 1.0
+        factor = nearest_factor(working_mpp / mpp)
+    if factor < 1:
+        raise ValueError(
+            f"{row.image} has to be reduced by {factor:.3g} to {working_mpp} um/px; "
+            "slides are never enlarged. Raise config.data.working_mpp, or correct mpp "
+            "in slides.csv."
+        )
+    return factor
+
+
+def _check_masks(row: Row, found: slide_readers.Pixels) -> None:
+    """Checks the sizes of masks, from headers."""
+    for path in row.masks:
+        if path.suffix == ".png":
+            height, width = slide_readers.image_size(path)
+            if (height, width) != (found.height, found.width):
+                raise ValueError(
+                    f"{path} is {height} x {width}, image {row.image} is {found.height} "
+                    f"x {found.width}; they must be alike."
+                )
+
+
+def _label(
+    row: Row, size: tuple[int, int], factor: float, threshold: int, max_pixels: int
+) -> np.ndarray:
+    """The two masks at working resolution, uint8 [H, W, 2]."""
+    height, width = (reduced_side(side, factor) for side in size)
+    if len(row.masks) == 1:
+        label = outline_label(row.masks[0], height, width, factor)
+        _settle(label, row)
+        return label
+    label = np.stack([read_mask(p, threshold, max_pixels) for p in row.masks], axis=-1)
+    _settle(label, row)
+    if factor != 1:
+        label = np.stack([reduced_mask(label[..., k], factor) for k in (0, 1)], axis=-1)
+        label[..., 0] &= 1 - label[..., 1]  # two classes may each have half a pixel
+    return label
+
+
+def read_mask(path: Path, threshold: int, max_pixels: int) -> np.ndarray:
+    """Reads the mask of a class.
+
+    Args:
+      path: grey, of the values {0, 255} or {0, 1}.
+      threshold: values of at least this are 1; 0 refuses other values.
+      max_pixels: height * width above which it is refused.
+
+    Returns:
+      uint8 [H, W] of 0 and 1.
+
+    Raises:
+      ValueError: colour, other values (ten of them are listed), or all of it is 1.
+    """
+    pixels = images.read_channels(path, max_pixels)
+    if pixels.shape[-1] in (2, 4):
+        pixels = pixels[..., :-1]
+    if (pixels != pixels[..., :1]).any():
+        raise images.ImageFileError(f"{path}: a mask must be grey, this has colours.")
+    plane = pixels[..., 0]
+    if threshold:
+        mask = plane >= threshold
+    else:
+        values = np.unique(plane).tolist()
+        if not (set(values) <= {0, 255} or set(values) <= {0, 1}):
+            raise images.ImageFileError(
+                f"{path}: a mask holds 0 and 255, or 0 and 1; found {values[:10]}. Set "
+                "config.data.mask_threshold to take values of at least that as 1."
+            )
+        mask = plane > 0
+    if mask.all():
+        raise images.ImageFileError(
+            f"{path}: the mask covers the whole image; is it inverted? 1 / white means "
+            "glomerulus."
+        )
+    return mask.astype(np.uint8)
+
+
+def _settle(label: np.ndarray, row: Row) -> None:
+    """Gives the few pixels of both classes to the sclerosed one, in place."""
+    where = " and ".join(str(path) for path in row.masks)
+    both = label.all(axis=-1)
+    count, marked = int(both.sum()), int(label.any(axis=-1).sum())
+    if not count:
+        return
+    rows, columns = np.nonzero(both)
+    place = (
+        f"{count} pixels, within rows {rows.min()} to {rows.max()} and columns "
+        f"{columns.min()} to {columns.max()}, are both normal and sclerosed"
+    )
+    if count > OVERLAP * marked:
+        raise ValueError(
+            f"{where}: {place}; that is more than {OVERLAP:.1%} of the {marked} marked."
+        )
+    warnings.warn(f"{where}: {place}; they are taken as sclerosed.", stacklevel=2)
+    label[both, 0] = 0
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """SHA-256 of one file; of several, of the list of theirs."""
+    digests = []
+    for path in files:
+        with open(path, "rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
