@@ -5,8 +5,6 @@ It joins data, inference, metrics and report, which do not know each other.
 
 import csv
 import itertools
-import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +35,7 @@ from jaxinpaint.evaluation.learned import (
     learned,
     not_comparable,
 )
+from jaxinpaint.evaluation.results import chunks, remove, say, write_json
 from jaxinpaint.evaluation.runs import check_frozen, open_run
 from jaxinpaint.evaluation.scoring import Filled, More, Scored, score, tidy
 from jaxinpaint.evaluation.showing import panels
@@ -131,7 +130,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     if first is None:
         raise ValueError("config.eval.masks names no mask to score.")
     expect_sides(judges.weights, "the test images", first.image.shape)
-    remove_results(folder)
+    remove(folder, RESULTS)
     console = Console(stderr=True, soft_wrap=True)
     cases = itertools.chain([first], cases)
     for line in not_comparable(judges.weights):
@@ -146,7 +145,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     facts["metric_weights"] = judges.weights
     facts["compared"] = {rival.name: rival.facts for rival in rivals}
     bins = [joined(one, rivals) for one in bins]
-    settings = {"config": to_json(config), "environment": environment()}
+    settings: dict[str, Any] = {"config": to_json(config), "environment": environment()}
     rows = [
         row
         for one in bins
@@ -266,16 +265,6 @@ def written_masks(
             yield one.label, index, read_mask(path)
 
 
-def remove_results(folder: Path) -> None:
-    """Removes what an earlier evaluation wrote, so that no two are mixed."""
-    for name in RESULTS:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def write_scores(path: Path, bins: Iterable[Bin]) -> None:
     """Writes the score of every image as CSV, for tests between methods.
 
@@ -296,20 +285,3 @@ def write_scores(path: Path, bins: Iterable[Bin]) -> None:
                     for name, value in zip(one.names, values, strict=True):
                         place = [method, one.label, name, region, metric]
                         lines.writerow([*place, value, weights])
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON for people and programs; it knows no NaN."""
-    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Runs of at most `size` items."""
-    items = iter(items)
-    while some := list(itertools.islice(items, size)):
-        yield some
-
-
-def say(console: Console, line: str) -> None:
-    """Prints one plain line."""
-    console.print(line, highlight=False, markup=False)

@@ -36,6 +36,7 @@ WORDS = {  # by `kind` of the data's summary
     "sections": Words("sections", "trained_on_this_stack"),
     "photographs": Words("pictures", "trained_on_these_images"),
     "slices": Words("slices", "trained_on_these_images"),
+    "glomeruli_crops": Words("crops", "trained_on_these_images"),
 }
 
 

@@ -10,84 +10,44 @@ import numpy as np
 
 from jaxinpaint.data.contours import components
 
-FIRST = 256  # sides of a canvas before anything is on it
-
 
 class Canvas:
-    """Averages tiles of one slide where they overlap; grows with them.
+    """Averages the tiles of one slide where they overlap.
 
-    It holds 4 bytes a class and pixel, and 2 + classes for counts and labels: about 12
-    for two classes.
+    It holds 4 bytes a class and pixel, and 2 for counts.
 
     Args:
+      height: rows of the slide.
+      width: its columns.
       classes: how many.
     """
 
-    def __init__(self, classes: int) -> None:
-        shape = (FIRST, FIRST)
-        self.total = np.zeros((*shape, classes), np.float32)
-        self.label = np.zeros((*shape, classes), np.uint8)
-        self.count = np.zeros(shape, np.uint16)
-        self.size = [0, 0]
+    def __init__(self, height: int, width: int, classes: int) -> None:
+        self.total = np.zeros((height, width, classes), np.float32)
+        self.count = np.zeros((height, width), np.uint16)
 
-    def add(
-        self,
-        top: int,
-        left: int,
-        probabilities: np.ndarray,
-        label: np.ndarray,
-        valid: np.ndarray,
-    ) -> None:
-        """Adds one tile.
+    def add(self, top: int, left: int, probabilities: np.ndarray) -> None:
+        """Adds one tile; what of it lies beyond the slide is cut.
 
         Args:
           top: its first row on the slide.
           left: its first column.
           probabilities: [S, S, classes] float32.
-          label: uint8 [S, S, classes], truth.
-          valid: uint8 [S, S, 1]; what is 0 is no part of the slide.
         """
-        inside = valid[..., 0] > 0
-        for axis, first in enumerate((top, left)):
-            length = 1 + int(np.flatnonzero(inside.any(axis=1 - axis)).max(initial=-1))
-            self.size[axis] = max(self.size[axis], first + length)
-        self._grow()
-        height, width = inside.shape
-        place = (
-            slice(top, min(top + height, self.count.shape[0])),
-            slice(left, min(left + width, self.count.shape[1])),
-        )
-        part = tuple(slice(0, s.stop - s.start) for s in place)
-        seen = inside[part]
-        self.total[place] += np.where(seen[..., None], probabilities[part], 0)
-        self.label[place] |= np.where(seen[..., None], label[part], 0).astype(np.uint8)
-        self.count[place] += seen
+        place = np.s_[top : top + len(probabilities), left : left + len(probabilities)]
+        rows, columns = self.count[place].shape
+        self.total[place] += probabilities[:rows, :columns]
+        self.count[place] += 1
 
-    def _grow(self) -> None:
-        """Doubles the sides that are too short."""
-        sides = list(self.count.shape)
-        for axis, needed in enumerate(self.size):
-            while sides[axis] < needed:
-                sides[axis] *= 2
-        if tuple(sides) != self.count.shape:
-            for name in ("total", "label", "count"):
-                old = getattr(self, name)
-                new = np.zeros((*sides, *old.shape[2:]), old.dtype)
-                new[: old.shape[0], : old.shape[1]] = old
-                setattr(self, name, new)
-
-    def done(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The slide as far as there are tiles.
+    def done(self) -> tuple[np.ndarray, np.ndarray]:
+        """The slide.
 
         Returns:
-          Mean probabilities float32 [H, W, classes], 0 where no tile was; label uint8
-          [H, W, classes]; and covered, bool [H, W].
+          Mean probabilities float32 [H, W, classes], 0 where no tile was, and covered,
+          bool [H, W].
         """
-        height, width = self.size
-        frame = np.s_[:height, :width]
-        total, count = self.total[frame], self.count[frame]
-        mean = total / np.maximum(count, 1)[..., None].astype(np.float32)
-        return mean, self.label[frame], count > 0
+        count = np.maximum(self.count, 1).astype(np.float32)
+        return self.total / count[..., None], self.count > 0
 
 
 class SlideResult(NamedTuple):
@@ -99,8 +59,8 @@ class SlideResult(NamedTuple):
       table: [classes, 3] int64: true positives, false positives, false negatives, each
         covered pixel once.
       found: glomeruli that were found, by class.
-      true: glomeruli of the labels, by class.
-      uncovered: pixels that no tile covers, of the frame around all tiles.
+      true: glomeruli of its label, by class.
+      uncovered: pixels that no tile covers.
     """
 
     dataset: str
@@ -118,6 +78,7 @@ class SlideResult(NamedTuple):
 
 def score_slide(
     canvas: Canvas,
+    label: np.ndarray,
     dataset: str,
     slide: str,
     classes: Sequence[str],
@@ -128,6 +89,7 @@ def score_slide(
 
     Args:
       canvas: with all its tiles.
+      label: [H, W, classes], truth, above 0 = of the class.
       dataset: the test set.
       slide: its id.
       classes: names, in the order of the channels.
@@ -139,7 +101,7 @@ def score_slide(
 
     Source: glomeruli specification 6.2.
     """
-    mean, label, covered = canvas.done()
+    mean, covered = canvas.done()
     found = mean > threshold
     truth = label > 0
     table = [
