@@ -28,3 +28,29 @@ def params(template):
         return (scale * (2 * uniform(leaf.shape) - 1)).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(fill, template)
+
+
+def variables(template):
+    """All collections: norms that change nothing, and the rules of `params`.
+
+    The gain of a self-attention is 0.5, a table of relative positions 0.02 (2u - 1).
+    """
+    constant = {"scale": 1.0, "mean": 0.0, "var": 1.0, "gamma": 0.5}
+
+    def fill(path, leaf):
+        name = path[-1].key
+        if name in constant:
+            return np.full(leaf.shape, constant[name], np.float32)
+        if name == "relative_position_bias":
+            return (0.02 * (2 * uniform(leaf.shape) - 1)).astype(np.float32)
+        return params({name: leaf})[name]
+
+    return jax.tree_util.tree_map_with_path(fill, template)
+
+
+def expect_summary(got, mean, std, least, largest, tolerance):
+    """Compares with a row of the table of section 10.2."""
+    summary = [got.mean(), got.std(), got.min(), got.max()]
+    np.testing.assert_allclose(
+        summary, [mean, std, least, largest], rtol=0, atol=tolerance
+    )
