@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jaxinpaint
-from jaxinpaint.commands import score, search, weights
+from jaxinpaint.commands import score, search, synthesize, weights
 
 
 class Command(NamedTuple):
@@ -36,6 +36,11 @@ COMMANDS: dict[str, Command] = {
         "Searches for the weights of a system's losses that its paper does not print.",
         search.add_arguments,
         search.run,
+    ),
+    "synthesize": Command(
+        "Puts new sclerosed glomeruli on training slides, with labels and provenance.",
+        synthesize.add_arguments,
+        synthesize.run,
     ),
     "weights": Command(
         "Pretrained feature networks: list, import, verify.",

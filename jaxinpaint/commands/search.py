@@ -1,12 +1,9 @@
 """The subcommand `search`: what its words mean."""
 
 import argparse
-import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from jaxinpaint.commands.config_file import read_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,35 +55,3 @@ def run(parsed: argparse.Namespace) -> int:
     if trials < 1:
         raise ValueError(f"--trials is {trials}; it must be 1 or more.")
     return search.search(config, parsed.workdir, trials)
-
-
-def read_config(name: str, changes: Sequence[str]) -> ConfigDict:
-    """Reads a config as `train.py` does.
-
-    Args:
-      name: FILE or FILE:PRESET.
-      changes: KEY=VALUE of each key that is changed.
-
-    Raises:
-      ValueError: it is no config, or there is no such key, preset or value.
-      OSError: the file is not there.
-    """
-    path, _, preset = name.partition(":")
-    spec = importlib.util.spec_from_file_location("config", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"--config: {path} is no Python file.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(preset) if preset else module.get_config()
-    words = ["search", *(f"--config.{change}" for change in changes)]
-    values = flags.FlagValues()
-    try:
-        holder = config_flags.DEFINE_config_dict(
-            "config", config, flag_values=values, sys_argv=words
-        )
-        values(words)
-    except (AttributeError, KeyError) as error:
-        raise ValueError(f"--set: the config has no such key: {error}") from error
-    except (flags.Error, TypeError) as error:
-        raise ValueError(f"--set: {error}") from error
-    return holder.value
