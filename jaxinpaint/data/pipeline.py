@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxinpaint.data import cases, photographs, sections, slices
+from jaxinpaint.data import cases, glomeruli, photographs, sections, slices
 
 KINDS = {
     "sections": sections.build,
     "photographs": photographs.build,
     "slices": slices.build,
+    "glomeruli_crops": glomeruli.build_crops,
+    "glomeruli_outlines": glomeruli.build_outlines,
+    "glomeruli_tiles": glomeruli.build_tiles,
 }
 
 

@@ -96,3 +96,71 @@ def list_samples(
         if sum(n not in damaged for n in near) >= (2 if both else 1):
             samples.append(Sample(z, near))
     return tuple(samples)
+
+
+class Parts(NamedTuple):
+    """Positions of items that are kept for training and that are held out.
+
+    Attributes:
+      kept: in order.
+      held: likewise.
+      kept_groups: the groups of what is kept, sorted.
+      held_groups: of what is held out.
+    """
+
+    kept: tuple[int, ...]
+    held: tuple[int, ...]
+    kept_groups: list[str]
+    held_groups: list[str]
+
+
+def hold_out(
+    groups: Sequence[str], unit: str, fraction: float, seed: int, what: str
+) -> Parts:
+    """Holds out a share of items, by whole groups or one by one.
+
+    The groups are sorted and permuted by the seed; the first ones are held out.
+
+    Args:
+      groups: of each item.
+      unit: "group", or "tile" for single items.
+      fraction: of the groups or items, rounded, at least one unless 0.
+      seed: of the permutation.
+      what: "validation" or "test", for messages.
+
+    Returns:
+      The parts; disjoint, and together all items.
+
+    Raises:
+      ValueError: another unit, a fraction outside [0, 1), or nothing left to train on.
+
+    Source: glomeruli specification 5.4.
+    """
+    if unit not in ("group", "tile"):
+        raise ValueError(
+            f"config.data.split_unit is '{unit}'; it is 'group' or 'tile'."
+        )
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(
+            f"config.data.{what}_fraction is {fraction}; it must be in [0, 1)."
+        )
+    owners: Sequence[str | int] = groups if unit == "group" else range(len(groups))
+    names = sorted(set(owners))
+    count = max(1, round(fraction * len(names))) if fraction else 0
+    order = np.random.default_rng(seed).permutation(len(names))
+    held = {names[at] for at in order[:count]}
+    if names and len(held) == len(names):
+        raise ValueError(
+            f"{len(names)} {unit}(s) less {count} for {what} leave none for training; set "
+            f"config.data.{what}_fraction to 0, or config.data.split_unit to 'tile'."
+        )
+    kept, out = (
+        tuple(at for at, owner in enumerate(owners) if (owner in held) == is_held)
+        for is_held in (False, True)
+    )
+    return Parts(
+        kept,
+        out,
+        sorted({groups[at] for at in kept}),
+        sorted({groups[at] for at in out}),
+    )

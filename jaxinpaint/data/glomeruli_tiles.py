@@ -1,0 +1,247 @@
+"""Tiles to train and test the segmentation of glomeruli, and the synthetic ones."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxinpaint.data import slide_readers
+from jaxinpaint.data.gathering import Gathered, Item, gather
+from jaxinpaint.data.slides import (
+    Slide,
+    expect_apart,
+    open_folder,
+    open_slides,
+    read_mask,
+)
+from jaxinpaint.data.split import Parts
+from jaxinpaint.data.tiles import Cut, Tile, tiles_of
+
+KEYS = (
+    "tile",
+    "tile_step",
+    "min_tissue",
+    "tissue_chroma",
+    "tissue_block",
+)  # of a `Cut`
+_POOL = 4  # third word of a seed; validation has 2
+
+
+def test_tiles(config: ConfigDict) -> Iterator[Tile]:
+    """Cuts the test slides into tiles; what has no tissue is left out.
+
+    Reads of `config.data` what `slides.open_slides` reads, tile, tile_step, min_tissue,
+    tissue_chroma and tissue_block.
+
+    Args:
+      config: every key must be there.
+
+    Yields:
+      Tiles by test set, slide, row and column; `split` is the test set's name.
+
+    Raises:
+      ValueError: no slide is for test, or as `open_slides` and `tiles.tiles_of`.
+
+    Source: glomeruli specification 5.4.
+    """
+    slides = [s for s in open_slides(config) if s.split.startswith("test")]
+    if not slides:
+        raise ValueError(
+            f"{config.data.source}: no slide is in a test list of splits.json or "
+            "slides.csv, or config.data.phantom.test_slides is 0."
+        )
+    cut = _cut(config.data)
+    for slide in sorted(slides, key=lambda s: (s.split, s.id)):
+        yield from (tile for tile, enough in tiles_of(slide, cut) if enough)
+
+
+def gather_tiles(
+    slides: Sequence[Slide],
+    data: ConfigDict,
+    home: Path,
+    generated: Callable[[Slide], np.ndarray] | None = None,
+) -> Gathered:
+    """Cuts slides into tiles that have tissue.
+
+    Args:
+      slides: in order.
+      data: `config.data`; reads `KEYS`.
+      home: where they are kept if they are many, as of `gathering.gather`.
+      generated: slide -> uint8 [H, W], 1 where it was generated; tiles without such a
+        pixel are left out.
+
+    Returns:
+      `image` uint8 [N, S, S, 3] and `label` uint8 [N, S, S, 2]; of each tile slide,
+      group, top, left and `sclerosed`, whether a pixel of it is.
+
+    Raises:
+      ValueError: no tile at all, or as `tiles.tiles_of`.
+    """
+    cut = _cut(data)
+
+    def items() -> Iterator[Item]:
+        for slide in slides:
+            marked = generated(slide) if generated else None
+            for tile, enough in tiles_of(slide, cut):
+                facts = {
+                    "slide": slide.id,
+                    "group": slide.group,
+                    "top": tile.top,
+                    "left": tile.left,
+                    "sclerosed": bool(tile.label[..., 1].any()),
+                }
+                place = tuple(slice(a, a + cut.tile) for a in (tile.top, tile.left))
+                if not enough:
+                    yield None, facts | {"reason": "tissue"}
+                elif marked is not None and not marked[place].any():
+                    yield None, facts | {"reason": "nothing generated"}
+                else:
+                    yield {"image": tile.image, "label": tile.label}, facts
+
+    found = gather(home, items)
+    if not found.meta:
+        raise ValueError(
+            f"none of {len(found.left_out)} tiles of {len(slides)} slides is used: "
+            f"{sorted({facts['reason'] for facts in found.left_out})}; see "
+            "config.data.min_tissue."
+        )
+    return found
+
+
+def synthetic_count(percent: float, base: int) -> int:
+    """How many synthetic tiles join the originals.
+
+    Args:
+      percent: 0 to 100.
+      base: original training tiles with a sclerosed pixel.
+
+    Returns:
+      floor(percent * base / 100 + 0.5).
+
+    Raises:
+      ValueError: a percentage outside 0 to 100.
+
+    Source: glomeruli specification 6.3.
+    """
+    if not 0 <= percent <= 100:
+        raise ValueError(
+            f"config.data.synthetic_percent is {percent}; it must be 0 to 100."
+        )
+    return int(np.floor(percent * base / 100 + 0.5))
+
+
+def synthetic_tiles(
+    config: ConfigDict,
+    slides: Sequence[Slide],
+    tiles: Gathered,
+    parts: Parts,
+    home_of: Callable[[Sequence[Slide]], Path],
+) -> tuple[Gathered | None, tuple[int, ...]]:
+    """Opens a synthetic set and chooses the tiles of it that are trained on.
+
+    The tiles are the first ones of one seeded permutation, so that those of a lower
+    percentage are among those of a higher one. The pool has no tile of a group that is
+    held out for validation: around a new glomerulus it shows what validation shows.
+
+    Args:
+      config: reads seed, and of data synthetic, synthetic_percent, split_unit,
+        working_mpp, max_pixels and `KEYS`.
+      slides: the originals, test slides among them.
+      tiles: of the training slides.
+      parts: which of them are trained on.
+      home_of: the pool's slides -> the folder where their tiles are kept.
+
+    Returns:
+      The pool, None without synthetic tiles; and the positions in it.
+
+    Raises:
+      ValueError: a percentage without a set, or outside 0 to 100; slides of the set that
+        are not synthetic, have the group of no training slide or are test slides; or
+        fewer tiles than asked for.
+
+    Source: glomeruli specification 6.3 and 9.2.
+    """
+    data = config.data
+    percent, base = data.synthetic_percent, _sclerosed(tiles, parts)
+    count = synthetic_count(percent, base)
+    if not percent:
+        return None, ()
+    if not data.synthetic:
+        raise ValueError(
+            f"config.data.synthetic_percent is {percent}, but config.data.synthetic names "
+            "no synthetic set."
+        )
+    pool = open_folder(
+        data.synthetic,
+        working_mpp=data.working_mpp,
+        downsample_all=0.0,
+        mask_threshold=0,
+        max_pixels=data.max_pixels,
+    )
+    _check_pool(data.synthetic, slides, pool)
+    if data.split_unit == "group":
+        pool = [slide for slide in pool if slide.group not in parts.held_groups]
+    if not count:
+        return None, ()
+    if not pool:
+        raise ValueError(
+            f"{data.synthetic}: every slide is of a group that is held out for "
+            "validation; synthesise from more slides."
+        )
+    found = gather_tiles(
+        pool,
+        data,
+        home_of(pool),
+        lambda slide: _generated(data.synthetic, slide, data.max_pixels),
+    )
+    if len(found.meta) < count:
+        raise ValueError(
+            f"{data.synthetic}: {percent} % of {base} tiles with sclerosed glomeruli are "
+            f"{count} synthetic tiles, but the set has {len(found.meta)} of training "
+            "slides; synthesise more rounds."
+        )
+    order = np.random.default_rng([int(config.seed), 0, _POOL])
+    return found, tuple(order.permutation(len(found.meta))[:count].tolist())
+
+
+def _sclerosed(tiles: Gathered, parts: Parts) -> int:
+    return sum(tiles.meta[at]["sclerosed"] for at in parts.kept)
+
+
+def _check_pool(source: str, slides: Sequence[Slide], pool: Sequence[Slide]) -> None:
+    original = [slide.id for slide in pool if not slide.synthetic]
+    if original:
+        raise ValueError(
+            f"{source}: slides.csv does not mark {original[:10]} as synthetic=1; "
+            "originals belong to config.data.source."
+        )
+    expect_apart([*slides, *pool])
+    known = {slide.group for slide in slides if slide.split == "train"}
+    for slide in pool:
+        if slide.split != "train":
+            raise ValueError(
+                f"{source}: {slide.id} is in the list '{slide.split}'; synthetic slides "
+                "are for training alone."
+            )
+        if slide.group not in known:
+            raise ValueError(
+                f"{source}: the group of {slide.id} is '{slide.group}', which no training "
+                "slide has; a synthetic slide has the group of the slide it is made from."
+            )
+
+
+def _generated(root: str, slide: Slide, max_pixels: int) -> np.ndarray:
+    """Where a synthetic slide was generated, uint8 [H, W]."""
+    path = Path(root) / "provenance" / f"{slide.id}.png"
+    size = slide_readers.image_size(path)
+    if size != (slide.height, slide.width):
+        raise ValueError(
+            f"{path} is {size[0]} x {size[1]}, slide {slide.id} is {slide.height} x "
+            f"{slide.width}; they must be alike."
+        )
+    return read_mask(path, 0, max_pixels)
+
+
+def _cut(data: ConfigDict) -> Cut:
+    return Cut(*(data[key] for key in KEYS))
