@@ -29,8 +29,15 @@ def tissue_map(image: np.ndarray, *, chroma: float, block: int) -> np.ndarray:
         raise ValueError(f"tissue_map: block is {block}; it must be 1 or more.")
     height, width = image.shape[:2]
     rows, columns = (np.arange(0, side, block) for side in (height, width))
-    sums = np.add.reduceat(image, rows, axis=0, dtype=np.int64)
-    sums = np.add.reduceat(sums, columns, axis=1)
+    # Whole rows are added at once: several times as fast as np.add.reduceat.
+    strips = np.zeros((len(rows), width, 3), np.int64)
+    sums = np.zeros((len(rows), len(columns), 3), np.int64)
+    for offset in range(block):
+        part = image[offset::block]
+        strips[: len(part)] += part
+    for offset in range(block):
+        part = strips[:, offset::block]
+        sums[:, : part.shape[1]] += part
     sizes = np.minimum(block, height - rows)[:, None] * np.minimum(
         block, width - columns
     )

@@ -18,7 +18,7 @@ from jaxinpaint.data.mask_library import (
     taken_library,
 )
 from jaxinpaint.data.slides import Slide, open_slides
-from jaxinpaint.data.tissue import tissue_map, tissue_share
+from jaxinpaint.data.tiles import Cut, tiles_of
 from jaxinpaint.evaluation.runs import open_run
 from jaxinpaint.evaluation.synthesizing import (
     SCLEROSED,
@@ -41,8 +41,9 @@ def synthesize(
     """Puts new glomeruli on the training slides of a config.
 
     Args:
-      config: of the inpainting stage; `data` names the slides, and `synthesis` holds
-        what `synthesize_slides` and `open_library` read.
+      config: of the inpainting stage; `data` names the slides and says how they are cut
+        into tiles, and `synthesis` holds what `synthesize_slides` and `open_library`
+        read.
       inpaint: workdir of the inpainting stage.
       masks: workdir of the mask stage; "library:DIR" for a library that was saved, or a
         folder of a person's masks; or "real" for the outlines of the training slides.
@@ -70,8 +71,8 @@ def synthesize(
     restore, generator = open_inpainting(config, inpaint)
     library, told = open_library(config, masks, slides, options.seed)
 
-    def tiles(image: np.ndarray, marked: np.ndarray) -> int:
-        return marked_tiles(image, marked, config.data)
+    def tiles(slide: Slide, image: np.ndarray, generated: np.ndarray) -> int:
+        return generated_tiles(slide, image, generated, cut_of(config))
 
     if options.rounds is None and options.tiles is None:
         options = options._replace(tiles=sclerosed_tiles(config, slides))
@@ -170,10 +171,7 @@ def sclerosed_tiles(config: ConfigDict, slides: list[Slide]) -> int:
 
     Source: glomeruli specification 6.3.
     """
-    count = 0
-    for slide in slides:
-        image = slide.region(0, 0, slide.height, slide.width)
-        count += marked_tiles(image, slide.label()[..., SCLEROSED] > 0, config.data)
+    count = sum(marked_tiles(slide, cut_of(config)) for slide in slides)
     if not count:
         raise ValueError(
             f"no sclerosed glomerulus on {len(slides)} training slides says how many "
@@ -182,35 +180,48 @@ def sclerosed_tiles(config: ConfigDict, slides: list[Slide]) -> int:
     return count
 
 
-def marked_tiles(image: np.ndarray, marked: np.ndarray, data: ConfigDict) -> int:
-    """How many tiles of a slide show enough tissue and hold a marked pixel.
+def generated_tiles(
+    slide: Slide, image: np.ndarray, generated: np.ndarray, cut: Cut
+) -> int:
+    """How many tiles of what was made of a slide hold a generated pixel.
 
     Args:
-      image: uint8 [H, W, 3].
-      marked: bool [H, W].
-      data: tile, tile_step, min_tissue and tissue_chroma.
+      slide: that it was made of.
+      image: uint8 [H, W, 3], new.
+      generated: bool [H, W].
+      cut: how slides are cut into tiles.
+    """
+    label = np.repeat(generated[..., None], 2, axis=-1).astype(np.uint8)
+    made = slide._replace(
+        region=lambda top, left, height, width: image[
+            top : top + height, left : left + width
+        ],
+        label=lambda: label,
+    )
+    return marked_tiles(made, cut)
+
+
+def marked_tiles(slide: Slide, cut: Cut) -> int:
+    """How many tiles show enough tissue and a sclerosed pixel.
 
     Source: glomeruli specification 5.4 and 6.3.
     """
-    height, width = marked.shape
-    tile, step, block = data.tile, data.tile_step, 8
-    spare = [(0, max(0, tile - side)) for side in (height, width)]
-    image = np.pad(image, (*spare, (0, 0)), constant_values=255)
-    tissue = tissue_map(image, chroma=data.tissue_chroma, block=block)
-    tops, lefts = (_origins(side, tile, step) for side in (height, width))
-    share = tissue_share(tissue, tops, lefts, size=tile, block=block)
     return sum(
-        bool(share[i, j] >= data.min_tissue)
-        and bool(marked[top : top + tile, left : left + tile].any())
-        for i, top in enumerate(tops.tolist())
-        for j, left in enumerate(lefts.tolist())
+        enough and bool(tile.label[..., SCLEROSED].any())
+        for tile, enough in tiles_of(slide, cut)
     )
 
 
-def _origins(side: int, tile: int, step: int) -> np.ndarray:
-    """First rows of tiles; the last one ends at the edge."""
-    last = max(0, side - tile)
-    return np.unique(np.append(np.arange(0, last + 1, step), last))
+def cut_of(config: ConfigDict) -> Cut:
+    """How a config cuts slides into tiles."""
+    data = config.data
+    return Cut(
+        tile=data.tile,
+        step=data.tile_step,
+        min_tissue=data.min_tissue,
+        chroma=data.tissue_chroma,
+        block=data.tissue_block,
+    )
 
 
 def _expect_stage(where: str, config: ConfigDict, stage: str) -> None:

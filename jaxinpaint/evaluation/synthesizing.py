@@ -73,14 +73,14 @@ class Tools(NamedTuple):
       generator: step and digest of the network behind it.
       library: contours.
       masks: what made them: kind, and step and digest of a network.
-      tiles: (image, generated) -> how many tiles of a slide hold a generated pixel.
+      tiles: (slide, new image, generated) -> how many tiles hold a generated pixel.
     """
 
     restore: Restore
     generator: Mapping[str, Any]
     library: Library
     masks: Mapping[str, Any]
-    tiles: Callable[[np.ndarray, np.ndarray], int]
+    tiles: Callable[[Slide, np.ndarray, np.ndarray], int]
 
 
 def synthesize_slides(
@@ -94,8 +94,8 @@ def synthesize_slides(
 
     Args:
       config: of the inpainting stage; of `image_size`, `data` and `synthesis` it reads
-        the side of the windows, `data.tissue_chroma` and `data.working_mpp`, and
-        `synthesis` min_tissue, grid_step and tissue_block.
+        the side of the windows, `data` working_mpp, tissue_chroma and tissue_block,
+        and `synthesis` min_tissue and grid_step.
       slides: all, of which those of the split "train" are taken.
       tools: the network and the contours.
       output: the folder, as `synthetic_set` describes it.
@@ -220,14 +220,15 @@ def _make(
 
     Also a sentence about each given position that was left out.
     """
-    own, library, size = config.synthesis, tools.library, config.image_size
+    own, data = config.synthesis, config.data
+    library, size = tools.library, config.image_size
     image = slide.region(0, 0, slide.height, slide.width)
     label = slide.label()
     site = Site(
         slide.id,
         np.any(label, axis=-1),
-        tissue_map(image, chroma=config.data.tissue_chroma, block=own.tissue_block),
-        own.tissue_block,
+        tissue_map(image, chroma=data.tissue_chroma, block=data.tissue_block),
+        data.tissue_block,
         Rules(size, options.gap, own.min_tissue),
     )
     count = options.per_roi if centres is None else len(centres)
@@ -271,10 +272,10 @@ def _make(
         "source": slide.id,
         "source_sha256": slide.digest,
         "stain": slide.stain,
-        "mpp": config.data.working_mpp,
+        "mpp": data.working_mpp,
         "group": slide.group,
         "round": again,
-        "tiles": tools.tiles(image, generated),
+        "tiles": tools.tiles(slide, image, generated),
         "left_out": bad,
     }
     lines = [_told(one, numbers[one.number], library, size) for one in placed]

@@ -15,6 +15,7 @@ from jaxinpaint import cli, systems
 from jaxinpaint.core.system import System
 from jaxinpaint.data.mask_library import load_library, save_library
 from jaxinpaint.data.slides import open_folder, open_slides
+from jaxinpaint.data.tiles import Cut
 from jaxinpaint.evaluation import synthesis
 from jaxinpaint.evaluation.runs import Run
 from tests.evaluation import toy_slides as toy
@@ -37,6 +38,7 @@ SETTINGS = {
         "source": "phantom",
         "working_mpp": 1.0,
         "tissue_chroma": 15,
+        "tissue_block": 8,
         "tile": 128,
         "tile_step": 64,
         "min_tissue": 0.05,
@@ -60,7 +62,6 @@ SETTINGS = {
         "feather": 0.0,
         "min_tissue": 0.8,
         "grid_step": 4,
-        "tissue_block": 8,
         "samples": 12,
         "sample_batch": 4,
         "threshold": 0.5,
@@ -190,23 +191,18 @@ def test_tiles_are_as_many_as_show_sclerosed_glomeruli(place):
     assert place.report("few")["outputs"] == 1
 
 
-def test_tile_grids_reach_the_edge_and_leave_glass_out():
-    data = ConfigDict(
-        {"tile": 32, "tile_step": 16, "min_tissue": 0.5, "tissue_chroma": 15}
-    )
-    image = np.full((75, 64, 3), 250, np.uint8)
-    image[:, :24, 1] = 100  # tissue in three of eight columns
-    marked = np.zeros((75, 64), bool)
-    marked[74] = True  # the last row: in the tile at 43 alone
-    # Columns 0 to 31 are 24 / 32 tissue, 16 to 47 8 / 32, 32 to 63 none.
-    assert synthesis.marked_tiles(image, marked, data) == 1
-    marked[40, 20] = True  # rows 16 to 47 and 32 to 63: origins 16, 32
-    assert synthesis.marked_tiles(image, marked, data) == 3
-    small = image[:16, :30], np.ones((16, 30), bool)
-    data.min_tissue = 16 * 24 / 1024  # padding is glass
-    assert synthesis.marked_tiles(*small, data) == 1
-    data.min_tissue += 0.01
-    assert synthesis.marked_tiles(*small, data) == 0
+def test_tiles_of_what_was_made_are_counted_by_hand():
+    """Tiles of 32 every 16; of 64 columns those at 0 alone show enough tissue."""
+    cut = Cut(tile=32, step=16, min_tissue=0.5, chroma=15, block=8)
+    slide = toy.slide("a", side=64)  # its own glomeruli and colours do not count
+    image = np.full((64, 64, 3), 250, np.uint8)
+    image[:, :24, 1] = 100
+    generated = np.zeros((64, 64), bool)
+    assert synthesis.generated_tiles(slide, image, generated, cut) == 0
+    generated[63] = True  # of the rows at 32 alone
+    assert synthesis.generated_tiles(slide, image, generated, cut) == 1
+    generated[20, 20] = True  # and of those at 0 and 16
+    assert synthesis.generated_tiles(slide, image, generated, cut) == 3
 
 
 def test_masks_of_other_kinds(place, networks):

@@ -64,9 +64,10 @@ def config():
                 "source": "phantom",
                 "threads": 2,
                 "tissue_chroma": 15,
+                "tissue_block": 8,
                 "working_mpp": 1.0,
             },
-            "synthesis": {"min_tissue": 0.9, "grid_step": 4, "tissue_block": 8},
+            "synthesis": {"min_tissue": 0.9, "grid_step": 4},
         }
     )
 
@@ -91,7 +92,7 @@ def tools(restore=None, contours=None):
         generator={"step": 12, "digest": "abc"},
         library=contours or library(),
         masks={"kind": "library"},
-        tiles=lambda image, generated: (
+        tiles=lambda slide, image, generated: (
             int(generated.any()) + int(generated.sum() > 900)
         ),
     )
