@@ -33,6 +33,15 @@ PRESETS = {
         "data.phantom.scale": 0.25,
         "data.phantom.normal": 5,
         "data.phantom.sclerosed": 2,
+        "data.tile": 128,
+        "data.tile_step": 64,
+        "synthesis.gap": 2.0,
+        "synthesis.grid_step": 4,
+        "synthesis.samples": 256,
+        "synthesis.sample_batch": 64,
+        "synthesis.diameters": (10.0, 40.0),
+        "synthesis.min_area": 25,
+        "synthesis.max_radius": 28.0,
         "train.log_every": 10,
         "train.panel_every": 200,
         "train.save_every": 200,
@@ -57,6 +66,15 @@ PRESETS = {
         "data.phantom.normal": 1,
         "data.phantom.sclerosed": 2,
         "data.validation_crops": 2,
+        "data.tile": 64,
+        "data.tile_step": 32,
+        "synthesis.gap": 2.0,
+        "synthesis.grid_step": 4,
+        "synthesis.samples": 8,
+        "synthesis.sample_batch": 4,
+        "synthesis.diameters": (10.0, 40.0),
+        "synthesis.min_area": 25,
+        "synthesis.max_radius": 28.0,
         "train.log_every": 1,
         "train.panel_every": 2,
         "train.save_every": 2,
@@ -112,6 +130,11 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "min_area": 400,  # px; smaller components are no glomeruli
         "max_radius": 120,
         "max_cover": 0.6,
+        "tile": 1024,  # of the segmenter; says how much `jaxinpaint synthesize` makes
+        "tile_step": 512,
+        "min_tissue": 0.05,
+        "tissue_chroma": 15,
+        "tissue_block": 8,
         "split_unit": "group",  # or "tile": of the crops themselves
         "test_fraction": 0.2,
         "validation_crops": 8,
@@ -129,6 +152,20 @@ def get_config(preset: str = "paper") -> ConfigDict:
             "sclerosed": 3,
             "seed": 7,
         },
+    }
+    config.synthesis = {  # read by `jaxinpaint synthesize`; sections 8.1 to 8.3
+        "per_roi": 4,  # new glomeruli on a slide, each round
+        "gap": 8.0,  # px to every other glomerulus
+        "feather": 0.0,
+        "min_tissue": 0.9,  # of a window
+        "grid_step": 16,
+        "samples": 1024,  # of the mask network
+        "sample_batch": 64,
+        "threshold": 0.5,
+        "bins": 5,
+        "diameters": (40.0, 160.0),  # px, evenly filled
+        "min_area": 400,
+        "max_radius": 112.0,
     }
     config.train = {
         "log_every": 100,

@@ -18,7 +18,7 @@ PRESETS = {
         "batch_size": 16,
         "steps": 600,
         "gan.width": 24,
-        "data.crop": 64,
+        "data.crop_size": 64,
         "data.min_area": 25,
         "data.max_radius": 30,
         "data.phantom.slides": 12,
@@ -37,7 +37,7 @@ PRESETS = {
         "steps": 4,
         "gan.width": 2,
         "gan.latent": 4,
-        "data.crop": 64,
+        "data.crop_size": 64,
         "data.min_area": 25,
         "data.max_radius": 30,
         "data.phantom.slides": 2,
@@ -51,6 +51,9 @@ PRESETS = {
         "train.log_every": 1,
         "train.panel_every": 2,
         "train.save_every": 2,
+        "eval.samples": 8,
+        "eval.batch_size": 4,
+        "eval.shown": 4,
     },
 }
 
@@ -81,10 +84,12 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "working_mpp": 1.0,  # micrometres a pixel
         "downsample_all": 0.0,  # 0: by each slide's own resolution
         "mask_threshold": 0,  # 0: masks hold 0 and 255, or 0 and 1, alone
-        "crop": 256,  # of the windows that the outlines are cut from
+        "crop_size": 256,  # of the windows that the outlines are cut from
         "min_area": 400,  # px; smaller components are no glomeruli
         "max_radius": 120,
         "max_cover": 0.6,
+        "split_unit": "group",  # as of the inpainting, whose crops these are
+        "test_fraction": 0.2,
         "validation_crops": 8,
         "threads": 2,
         "flips": False,
@@ -108,7 +113,14 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "keep_latest": 2,
         "keep_best": 0,
     }
-    config.eval = {"whole": ()}  # nothing is scored
+    config.eval = {
+        "seed": 1,
+        "samples": 512,  # outlines whose sizes are compared with the real ones
+        "batch_size": 64,
+        "shown": 64,
+        "threshold": 0.5,
+        "whole": (),
+    }
     config.lock()
     if preset not in PRESETS:
         raise ValueError(f"the presets are {sorted(PRESETS)}, not {preset!r}.")

@@ -24,6 +24,7 @@ PRESETS = {
         "segment.model": "unet",
         "segment.widths": (8, 16, 32, 64),
         "optimizer.epochs": 20,
+        "data.tile": 128,
         "data.tile_step": 64,
         "data.min_area": 25,
         "data.phantom.slides": 12,
@@ -46,6 +47,7 @@ PRESETS = {
         "segment.depth": 0.1,
         "segment.decoder": (4, 4, 4, 4, 4),
         "optimizer.epochs": 2,
+        "data.tile": 64,
         "data.tile_step": 32,
         "data.min_area": 25,
         "data.split_unit": "tile",
@@ -73,7 +75,8 @@ def get_config(preset: str = "paper") -> ConfigDict:
     config.batch_size = 8  # of each update, over all devices; section 4
     config.image_size = 1024  # of the tiles
     config.channels = 3
-    config.steps = 50_000  # Assumption: 200 epochs of 2000 tiles, whose number is silent
+    # Assumption: 200 epochs of 2000 tiles; the paper does not say how many it has.
+    config.steps = 50_000
     config.init_from = ""  # workdir of a run whose variables a new run begins with
     config.model = {"dtype": "float32"}  # or "bfloat16", of the convolutions
     config.segment = {
@@ -113,9 +116,11 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "working_mpp": 1.0,  # micrometres a pixel
         "downsample_all": 0.0,  # 0: by each slide's own resolution
         "mask_threshold": 0,  # 0: masks hold 0 and 255, or 0 and 1, alone
+        "tile": 1024,
         "tile_step": 512,
         "min_tissue": 0.05,
         "tissue_chroma": 15,
+        "tissue_block": 8,  # px that are averaged before colour is looked at
         "min_area": 400,  # px; smaller components are not counted as glomeruli
         "split_unit": "group",  # or "tile"
         "validation_fraction": 0.2,

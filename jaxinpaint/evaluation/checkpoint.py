@@ -19,6 +19,7 @@ from jaxinpaint.core.manifest import tree_digest
 from jaxinpaint.data import mask_sets, pipeline
 from jaxinpaint.data.cases import Case
 from jaxinpaint.data.images import read_mask
+from jaxinpaint.evaluation import painted
 from jaxinpaint.evaluation.comparing import Rival, check_methods, read_rivals
 from jaxinpaint.evaluation.facts import dataset_name, facts_of, notes
 from jaxinpaint.evaluation.filling import (
@@ -72,7 +73,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     `eval/metrics.json` holds tidy rows and what was run, `eval/scores.csv` the scores
     of every image, `eval/report.html` the page, `eval/masks.json` the mask manifest,
     and `eval/images/<mask>/<case>.png` the restored images, whose levels are what is
-    scored, beside their masks. Those of an earlier evaluation are removed. The rows
+    scored, beside their masks. Painted glomeruli have `table2` in the metrics too. Those of an earlier evaluation are removed. The rows
     of the other methods hold a paired t-test against the system (`tidy`).
 
     What `config.eval.also` names among the system's outputs, such as "reference", is
@@ -135,7 +136,9 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     cases = itertools.chain([first], cases)
     for line in not_comparable(judges.weights):
         say(console, f"Note: {line}")
-    bins = list(score_cases(cases, fill, config.eval.batch_size, console, judges.more))
+    crops = data.summary["kind"] == painted.KIND
+    more = painted.with_local(judges.more) if crops else judges.more
+    bins = list(score_cases(cases, fill, config.eval.batch_size, console, more))
 
     manifest = mask_sets.manifest(
         written_masks(bins, folder / "images"), config.eval.seed
@@ -160,7 +163,11 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     ]
     printed = paper_tables.rows(config.system)
     write_json(folder / "masks.json", manifest)
-    results = {"rows": rows + printed, "run": facts | settings}
+    results: dict[str, Any] = {"rows": rows + printed, "run": facts | settings}
+    asides = []
+    if crops:
+        results["table2"] = painted.table_2(rows, config.system, facts["dtype"])
+        asides.append(painted.aside(results["table2"]))
     write_json(folder / "metrics.json", results)
     write_scores(folder / "scores.csv", bins)
     write_page(
@@ -180,6 +187,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
         curves=run.records,
         manifest=manifest,
         notes=notes(config, facts, manifest, names) + few_images(rows),
+        asides=asides,
         **settings,
     )
     say(console, f"{facts['valid_pixels_changed']} valid pixels changed.")

@@ -27,7 +27,7 @@ from jaxinpaint.metrics.ssim import SMALLEST_SIDE
 from jaxinpaint.report import plots
 from jaxinpaint.report.page import write_page
 from jaxinpaint.report.panels import Panel, choose
-from jaxinpaint.report.scores import ALL, METRICS, REGIONS, comparable, format_score
+from jaxinpaint.report.scores import ALL, METRICS, comparable, format_score
 from jaxinpaint.training.workdir import environment
 
 RESULTS = ("report.html", "metrics.json", "masks.json", "scores.csv")
@@ -335,7 +335,7 @@ def print_table(job: Job, outcome: Outcome, console: Console) -> None:
     for name in (["data"] if several else []) + ["hole", "method"]:
         table.add_column(name, no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
-    places = [(region, metric) for metric in COLUMNS for region in REGIONS]
+    places = [(region, metric) for metric in COLUMNS for region in ("hole", "image")]
     places += [("image", metric) for metric in outcome.weights]
     for region, metric in places:
         heading = f"{METRICS[metric].label} {region}"

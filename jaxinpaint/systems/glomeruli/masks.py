@@ -21,7 +21,7 @@ from jaxinpaint.core.system import (
     Variables,
 )
 from jaxinpaint.losses.adversarial import softplus_discriminator, softplus_generator
-from jaxinpaint.models.glomeruli import MaskDiscriminator, MaskGenerator
+from jaxinpaint.models.glomeruli_masks import MaskDiscriminator, MaskGenerator
 
 SIDE = 64  # of every image here: what the five layers make of one position
 
