@@ -212,7 +212,7 @@ def _slides_alone(table: Table) -> Table:
         if heading != told:
             groups[new], told = heading, heading
     return Table(
-        f"{table.title}; slides, every pixel once",
+        table.title.replace(":", " by slides:", 1) + ", every pixel once",
         ("The paper counts tiles, which overlap; it prints nothing to compare with.",),
         table.head,
         [table.lines[n] for n in kept],
