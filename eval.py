@@ -9,13 +9,15 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxinpaint.evaluation.checkpoint import evaluate_run
+from jaxinpaint.evaluation.evaluate import evaluate
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/X.py or configs/X.py:preset; --config.key=value changes it"
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
-STEP = flags.DEFINE_integer("step", None, "of the checkpoint; the newest if not given")
+STEP = flags.DEFINE_integer(
+    "step", None, "of the checkpoint; the newest or best if not given"
+)
 
 
 def main(argv: list[str]) -> None:
@@ -25,7 +27,7 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries tell every restore
     try:
-        report = evaluate_run(CONFIG.value, Path(WORKDIR.value), STEP.value)
+        report = evaluate(CONFIG.value, Path(WORKDIR.value), STEP.value)
     except (ValueError, OSError, ImportError) as error:
         logging.debug("Traceback:", exc_info=True)
         print(f"eval.py: {error}", file=sys.stderr)

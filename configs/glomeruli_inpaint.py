@@ -24,15 +24,6 @@ PRESETS = {
         "gan.remat": False,
         "features.vgg19": "none",
         "optimizer.learning_rate": 5e-4,
-        "data.tile": 128,
-        "data.tile_step": 64,
-        "data.tissue_block": 2,
-        "synthesis.gap": 2.0,
-        "synthesis.grid_step": 4,
-        "synthesis.samples": 256,
-        "synthesis.diameters": (10.0, 40.0),
-        "synthesis.min_area": 25,
-        "synthesis.max_radius": 28.0,
         "data.min_area": 25,
         "data.max_radius": 30,
         "data.phantom.slides": 12,
@@ -42,6 +33,15 @@ PRESETS = {
         "data.phantom.scale": 0.25,
         "data.phantom.normal": 5,
         "data.phantom.sclerosed": 2,
+        "data.tile": 128,
+        "data.tile_step": 64,
+        "synthesis.gap": 2.0,
+        "synthesis.grid_step": 4,
+        "synthesis.samples": 256,
+        "synthesis.sample_batch": 64,
+        "synthesis.diameters": (10.0, 40.0),
+        "synthesis.min_area": 25,
+        "synthesis.max_radius": 28.0,
         "train.log_every": 10,
         "train.panel_every": 200,
         "train.save_every": 200,
@@ -55,16 +55,6 @@ PRESETS = {
         "gan.aot_blocks": 1,
         "gan.disc_channels": (2, 2, 2, 2, 2, 1),
         "features.vgg19": "none",
-        "data.tile": 64,
-        "data.tile_step": 32,
-        "data.tissue_block": 2,
-        "synthesis.gap": 2.0,
-        "synthesis.grid_step": 4,
-        "synthesis.samples": 256,
-        "synthesis.diameters": (10.0, 40.0),
-        "synthesis.min_area": 25,
-        "synthesis.max_radius": 28.0,
-        "synthesis.sample_batch": 8,
         "data.min_area": 25,
         "data.max_radius": 30,
         "data.split_unit": "tile",
@@ -76,6 +66,15 @@ PRESETS = {
         "data.phantom.normal": 1,
         "data.phantom.sclerosed": 2,
         "data.validation_crops": 2,
+        "data.tile": 64,
+        "data.tile_step": 32,
+        "synthesis.gap": 2.0,
+        "synthesis.grid_step": 4,
+        "synthesis.samples": 8,
+        "synthesis.sample_batch": 4,
+        "synthesis.diameters": (10.0, 40.0),
+        "synthesis.min_area": 25,
+        "synthesis.max_radius": 28.0,
         "train.log_every": 1,
         "train.panel_every": 2,
         "train.save_every": 2,
@@ -131,7 +130,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "min_area": 400,  # px; smaller components are no glomeruli
         "max_radius": 120,
         "max_cover": 0.6,
-        "tile": 1024,  # of the segmenter's tiles, which `jaxinpaint synthesize` counts
+        "tile": 1024,  # of the segmenter; says how much `jaxinpaint synthesize` makes
         "tile_step": 512,
         "min_tissue": 0.05,
         "tissue_chroma": 15,
@@ -148,11 +147,25 @@ def get_config(preset: str = "paper") -> ConfigDict:
             "width": 1024,
             "scale": 1.0,
             "stain": "PAS",
-            "test_stain": ("PAS", "HE"),  # one test set each
+            "test_stain": "PAS",
             "normal": 7,
             "sclerosed": 3,
             "seed": 7,
         },
+    }
+    config.synthesis = {  # read by `jaxinpaint synthesize`; sections 8.1 to 8.3
+        "per_roi": 4,  # new glomeruli on a slide, each round
+        "gap": 8.0,  # px to every other glomerulus
+        "feather": 0.0,
+        "min_tissue": 0.9,  # of a window
+        "grid_step": 16,
+        "samples": 1024,  # of the mask network
+        "sample_batch": 64,
+        "threshold": 0.5,
+        "bins": 5,
+        "diameters": (40.0, 160.0),  # px, evenly filled
+        "min_area": 400,
+        "max_radius": 112.0,
     }
     config.train = {
         "log_every": 100,
@@ -160,20 +173,6 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "save_every": 1_000,
         "keep_latest": 2,
         "keep_best": 1,
-    }
-    config.synthesis = {  # `jaxinpaint synthesize`, section 8; lengths in pixels
-        "per_roi": 4,  # new glomeruli a slide
-        "gap": 8.0,  # to every other glomerulus
-        "feather": 0.0,
-        "min_tissue": 0.9,  # of a window
-        "grid_step": 16,
-        "samples": 1024,  # outlines that the mask network is asked for
-        "sample_batch": 64,
-        "threshold": 0.5,
-        "bins": 5,
-        "diameters": (40.0, 160.0),
-        "min_area": 400,
-        "max_radius": 112.0,
     }
     config.eval = {
         "seed": 1,

@@ -26,7 +26,6 @@ PRESETS = {
         "optimizer.epochs": 20,
         "data.tile": 128,
         "data.tile_step": 64,
-        "data.tissue_block": 2,
         "data.min_area": 25,
         "data.phantom.slides": 12,
         "data.phantom.test_slides": 6,
@@ -50,7 +49,6 @@ PRESETS = {
         "optimizer.epochs": 2,
         "data.tile": 64,
         "data.tile_step": 32,
-        "data.tissue_block": 2,
         "data.min_area": 25,
         "data.split_unit": "tile",
         "data.phantom.slides": 2,
@@ -77,9 +75,8 @@ def get_config(preset: str = "paper") -> ConfigDict:
     config.batch_size = 8  # of each update, over all devices; section 4
     config.image_size = 1024  # of the tiles
     config.channels = 3
-    config.steps = (
-        50_000  # Assumption: 200 epochs of 2000 tiles, whose number is silent
-    )
+    # Assumption: 200 epochs of 2000 tiles; the paper does not say how many it has.
+    config.steps = 50_000
     config.init_from = ""  # workdir of a run whose variables a new run begins with
     config.model = {"dtype": "float32"}  # or "bfloat16", of the convolutions
     config.segment = {
@@ -123,7 +120,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "tile_step": 512,
         "min_tissue": 0.05,
         "tissue_chroma": 15,
-        "tissue_block": 8,
+        "tissue_block": 8,  # px that are averaged before colour is looked at
         "min_area": 400,  # px; smaller components are not counted as glomeruli
         "split_unit": "group",  # or "tile"
         "validation_fraction": 0.2,
@@ -139,7 +136,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
             "width": 1024,
             "scale": 1.0,
             "stain": "PAS",
-            "test_stain": ("PAS", "HE"),  # one test set each
+            "test_stain": "PAS",
             "normal": 7,
             "sclerosed": 3,
             "seed": 7,

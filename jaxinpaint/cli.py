@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jaxinpaint
-from jaxinpaint.commands import score, search, synthesize, weights
+from jaxinpaint.commands import score, search, study, synthesize, weights
 
 
 class Command(NamedTuple):
@@ -36,6 +36,11 @@ COMMANDS: dict[str, Command] = {
         "Searches for the weights of a system's losses that its paper does not print.",
         search.add_arguments,
         search.run,
+    ),
+    "study": Command(
+        "Runs a study of synthetic glomeruli: every training of the paper's tables.",
+        study.add_arguments,
+        study.run,
     ),
     "synthesize": Command(
         "Puts new sclerosed glomeruli on training slides, with labels and provenance.",

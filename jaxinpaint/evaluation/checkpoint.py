@@ -5,8 +5,6 @@ It joins data, inference, metrics and report, which do not know each other.
 
 import csv
 import itertools
-import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +19,7 @@ from jaxinpaint.core.manifest import tree_digest
 from jaxinpaint.data import mask_sets, pipeline
 from jaxinpaint.data.cases import Case
 from jaxinpaint.data.images import read_mask
+from jaxinpaint.evaluation import painted
 from jaxinpaint.evaluation.comparing import Rival, check_methods, read_rivals
 from jaxinpaint.evaluation.facts import dataset_name, facts_of, notes
 from jaxinpaint.evaluation.filling import (
@@ -37,6 +36,7 @@ from jaxinpaint.evaluation.learned import (
     learned,
     not_comparable,
 )
+from jaxinpaint.evaluation.results import chunks, remove, say, write_json
 from jaxinpaint.evaluation.runs import check_frozen, open_run
 from jaxinpaint.evaluation.scoring import Filled, More, Scored, score, tidy
 from jaxinpaint.evaluation.showing import panels
@@ -73,7 +73,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     `eval/metrics.json` holds tidy rows and what was run, `eval/scores.csv` the scores
     of every image, `eval/report.html` the page, `eval/masks.json` the mask manifest,
     and `eval/images/<mask>/<case>.png` the restored images, whose levels are what is
-    scored, beside their masks. Those of an earlier evaluation are removed. The rows
+    scored, beside their masks. Painted glomeruli have `table2` in the metrics too. Those of an earlier evaluation are removed. The rows
     of the other methods hold a paired t-test against the system (`tidy`).
 
     What `config.eval.also` names among the system's outputs, such as "reference", is
@@ -131,12 +131,14 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     if first is None:
         raise ValueError("config.eval.masks names no mask to score.")
     expect_sides(judges.weights, "the test images", first.image.shape)
-    remove_results(folder)
+    remove(folder, RESULTS)
     console = Console(stderr=True, soft_wrap=True)
     cases = itertools.chain([first], cases)
     for line in not_comparable(judges.weights):
         say(console, f"Note: {line}")
-    bins = list(score_cases(cases, fill, config.eval.batch_size, console, judges.more))
+    crops = data.summary["kind"] == painted.KIND
+    more = painted.with_local(judges.more) if crops else judges.more
+    bins = list(score_cases(cases, fill, config.eval.batch_size, console, more))
 
     manifest = mask_sets.manifest(
         written_masks(bins, folder / "images"), config.eval.seed
@@ -146,7 +148,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     facts["metric_weights"] = judges.weights
     facts["compared"] = {rival.name: rival.facts for rival in rivals}
     bins = [joined(one, rivals) for one in bins]
-    settings = {"config": to_json(config), "environment": environment()}
+    settings: dict[str, Any] = {"config": to_json(config), "environment": environment()}
     rows = [
         row
         for one in bins
@@ -161,7 +163,11 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     ]
     printed = paper_tables.rows(config.system)
     write_json(folder / "masks.json", manifest)
-    results = {"rows": rows + printed, "run": facts | settings}
+    results: dict[str, Any] = {"rows": rows + printed, "run": facts | settings}
+    asides = []
+    if crops:
+        results["table2"] = painted.table_2(rows, config.system, facts["dtype"])
+        asides.append(painted.aside(results["table2"]))
     write_json(folder / "metrics.json", results)
     write_scores(folder / "scores.csv", bins)
     write_page(
@@ -181,6 +187,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, step: int | None) -> Path:
         curves=run.records,
         manifest=manifest,
         notes=notes(config, facts, manifest, names) + few_images(rows),
+        asides=asides,
         **settings,
     )
     say(console, f"{facts['valid_pixels_changed']} valid pixels changed.")
@@ -266,16 +273,6 @@ def written_masks(
             yield one.label, index, read_mask(path)
 
 
-def remove_results(folder: Path) -> None:
-    """Removes what an earlier evaluation wrote, so that no two are mixed."""
-    for name in RESULTS:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def write_scores(path: Path, bins: Iterable[Bin]) -> None:
     """Writes the score of every image as CSV, for tests between methods.
 
@@ -296,20 +293,3 @@ def write_scores(path: Path, bins: Iterable[Bin]) -> None:
                     for name, value in zip(one.names, values, strict=True):
                         place = [method, one.label, name, region, metric]
                         lines.writerow([*place, value, weights])
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON for people and programs; it knows no NaN."""
-    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Runs of at most `size` items."""
-    items = iter(items)
-    while some := list(itertools.islice(items, size)):
-        yield some
-
-
-def say(console: Console, line: str) -> None:
-    """Prints one plain line."""
-    console.print(line, highlight=False, markup=False)

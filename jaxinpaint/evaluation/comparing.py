@@ -70,6 +70,8 @@ def cases_keys(kind: str) -> tuple[str, ...]:
     Args:
       kind: `kind` of the data's summary.
     """
+    if kind == "glomeruli_crops":  # every crop is a case, with its own mask
+        return ("seed",)
     crops = "crops_per_section" if kind == "sections" else "crops_per_image"
     return ("seed", "crop_size", crops)
 

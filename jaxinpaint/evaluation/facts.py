@@ -36,6 +36,7 @@ WORDS = {  # by `kind` of the data's summary
     "sections": Words("sections", "trained_on_this_stack"),
     "photographs": Words("pictures", "trained_on_these_images"),
     "slices": Words("slices", "trained_on_these_images"),
+    "glomeruli_crops": Words("crops", "trained_on_these_images"),
 }
 
 
@@ -163,7 +164,8 @@ def split_of_images(config: ConfigDict, facts: Mapping[str, Any]) -> str:
     else:
         of = f"no test {words.things[:-1]} was trained on"
     rest = f"{count['training']} for training, {count['validation']} for validation"
-    asked = ["validation_fraction", "test_fraction"]
+    asked = ["validation_fraction", "test_fraction", "split_unit"]
+    asked = [name for name in asked if name in config.data]  # not of every kind
     if "celeb_a" in facts["dataset"]:
         asked.append("celeba_split")
     if config.data.get("test_subjects"):  # a key of slices alone

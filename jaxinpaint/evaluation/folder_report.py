@@ -16,10 +16,10 @@ from rich.table import Table
 
 import jaxinpaint
 from jaxinpaint.data import mask_sets
-from jaxinpaint.evaluation.checkpoint import say, write_json
 from jaxinpaint.evaluation.folder_inputs import Item, Job, load, marks, read_hole
 from jaxinpaint.evaluation.folders import Outcome, label_of, labels_of, score_job
 from jaxinpaint.evaluation.learned import few_images
+from jaxinpaint.evaluation.results import say, write_json
 from jaxinpaint.evaluation.runs import device_name
 from jaxinpaint.evaluation.scoring import Scored, tidy
 from jaxinpaint.evaluation.showing import eight_bit
@@ -27,7 +27,7 @@ from jaxinpaint.metrics.ssim import SMALLEST_SIDE
 from jaxinpaint.report import plots
 from jaxinpaint.report.page import write_page
 from jaxinpaint.report.panels import Panel, choose
-from jaxinpaint.report.scores import ALL, METRICS, REGIONS, comparable, format_score
+from jaxinpaint.report.scores import ALL, METRICS, comparable, format_score
 from jaxinpaint.training.workdir import environment
 
 RESULTS = ("report.html", "metrics.json", "masks.json", "scores.csv")
@@ -146,7 +146,7 @@ def write_results(folder: Path, job: Job, outcome: Outcome) -> None:
     """
     manifest = manifest_of(job, outcome)
     facts = facts_of(job, outcome, manifest["sha256"])
-    settings = {"config": arguments(job), "environment": environment()}
+    settings: dict[str, Any] = {"config": arguments(job), "environment": environment()}
     rows = rows_of(outcome)
     write_json(folder / "masks.json", manifest)
     write_json(folder / "metrics.json", {"rows": rows, "run": facts | settings})
@@ -335,7 +335,7 @@ def print_table(job: Job, outcome: Outcome, console: Console) -> None:
     for name in (["data"] if several else []) + ["hole", "method"]:
         table.add_column(name, no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
-    places = [(region, metric) for metric in COLUMNS for region in REGIONS]
+    places = [(region, metric) for metric in COLUMNS for region in ("hole", "image")]
     places += [("image", metric) for metric in outcome.weights]
     for region, metric in places:
         heading = f"{METRICS[metric].label} {region}"

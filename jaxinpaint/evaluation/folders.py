@@ -15,7 +15,6 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from jaxinpaint.core.checks import MaskCoverageError
 from jaxinpaint.data.pairs import shown
-from jaxinpaint.evaluation.checkpoint import chunks
 from jaxinpaint.evaluation.folder_inputs import (
     POLARITIES,
     SHOWN,
@@ -27,6 +26,7 @@ from jaxinpaint.evaluation.folder_inputs import (
     marks,
 )
 from jaxinpaint.evaluation.learned import Learned, expect_sides, learned, not_comparable
+from jaxinpaint.evaluation.results import chunks
 from jaxinpaint.evaluation.scoring import Filled, Place, Scored, score
 from jaxinpaint.metrics.baselines import ALONE, import_opencv
 from jaxinpaint.metrics.evaluate import summary

@@ -1,6 +1,7 @@
 """Opens what training left in a workdir: a checkpoint, and how it came to be."""
 
 import collections
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from jaxinpaint.core import manifest
 from jaxinpaint.core.checkpoint import restore_variables
 from jaxinpaint.core.system import System, Variables
 from jaxinpaint.training.workdir import check_same_model, differences, refuse
@@ -29,6 +31,7 @@ SAME_SPLIT = (
     "data.limit_train",
     "data.test_subjects",
     "data.lesion_free",
+    "data.split_unit",
 )
 DATA = ("data.kind", "data.source")  # another one is another set of images
 
@@ -82,6 +85,27 @@ def open_run(
         json.loads((workdir / "environment.json").read_text()),
         same_stack,
     )
+
+
+def best_step(workdir: Path, metric: str) -> int | None:
+    """The checkpoint of the highest score, the newest of equals.
+
+    Args:
+      workdir: of a run.
+      metric: that the run was validated by, such as "eval/dice".
+
+    Returns:
+      Its step; None where no checkpoint has this score.
+    """
+    found = []
+    for folder in (workdir / "checkpoints").glob("*"):
+        if folder.name.isdecimal():
+            step, path = int(folder.name), folder / "manifest" / "metadata"
+            with contextlib.suppress(manifest.DamagedCheckpointError):
+                value = manifest.read(path, step)["metrics"].get(metric)
+                if value is not None:
+                    found.append((value, step))
+    return max(found)[1] if found else None
 
 
 def check_same_split(workdir: Path, config: ConfigDict) -> bool:

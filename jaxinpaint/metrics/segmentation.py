@@ -108,13 +108,42 @@ def segmentation_metric(classes: Sequence[str]) -> Metric:
 
     def result(state: Confusion) -> Mapping[str, Any]:
         empty = np.zeros((0, len(names), 3), np.int64)
-        table = np.concatenate([empty, *fetch(state)])
-        scores = {
-            name: _class_scores(table[:, number]) for number, name in enumerate(names)
-        }
-        return {**scores, **_class_means(list(scores.values()))}
+        return scores_of(np.concatenate([empty, *fetch(state)]), names)
 
     return Metric(lambda: Confusion((), None), update, result)
+
+
+def scores_of(table: np.ndarray, classes: Sequence[str]) -> Mapping[str, Any]:
+    """The result of a `segmentation_metric`, from counts of single images.
+
+    Args:
+      table: [images, classes, 3] int64, as `confusion` counts.
+      classes: names, in the order of the table.
+    """
+    scores = {
+        name: _class_scores(table[:, number]) for number, name in enumerate(classes)
+    }
+    return {**scores, **_class_means(list(scores.values()))}
+
+
+def mean_dice(table: np.ndarray) -> float:
+    """The mean over classes of `dice_image`, of those classes that are anywhere.
+
+    By this a model is chosen on few images: where one class is in none of them and
+    was found in none, the others decide.
+
+    Args:
+      table: [images, classes, 3] int64, as `confusion` counts.
+
+    Returns:
+      0 to 1; NaN where no class is in any image or prediction.
+    """
+    found = [
+        _class_scores(table[:, number])["dice_image"]
+        for number in range(table.shape[1])
+    ]
+    present = [value for value in found if not math.isnan(value)]
+    return _ratio(math.fsum(present), len(present))
 
 
 def _class_scores(table: np.ndarray) -> dict[str, Any]:

@@ -1,15 +1,20 @@
 """The report of one evaluation: a single HTML file that needs nothing but itself."""
 
-import base64
-import json
 import pathlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxinpaint.report import flow_colours, paper_tables, plots, scores, tables
+from jaxinpaint.report import (
+    flow_colours,
+    paper_tables,
+    plots,
+    rendering,
+    scores,
+    tables,
+)
 from jaxinpaint.report import panels as drawing
 from jaxinpaint.report.panels import Panel
+from jaxinpaint.report.rendering import DATA, Table, uri
 
 Row = Mapping[str, Any]
 
@@ -20,10 +25,9 @@ KINDS = {
     "sections": ("sections", "section", "no tissue"),
     "photographs": ("images", "image", "no photographs"),
     "slices": ("slices", "slice", "no patients"),
+    "glomeruli_crops": ("crops", "crop", "no tissue"),
 }
 WHOLE = "the network's output as it is, not composited: valid pixels are scored too"
-# What run["data"] may be, in words; "given" are images of which nobody said it.
-DATA = {"phantom": "synthetic", "real": "real", "given": ""}
 
 
 def write_page(
@@ -38,6 +42,7 @@ def write_page(
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
     notes: Sequence[str],
+    asides: Sequence[Table] = (),
 ) -> None:
     """Writes the report of one evaluation as one HTML file.
 
@@ -71,13 +76,13 @@ def write_page(
       config: the run's config.
       environment: machine and versions.
       notes: sentences for the reader, shown near the top.
+      asides: tables of a system's own, shown before the other scores.
 
     Raises:
       ValueError: a key of a row or of the run is missing or unknown, a score is
         given twice, or the system has no row.
       ImportError: the extra `report` is not installed.
     """
-    jinja2 = plots.extra("jinja2")
     run = results["run"]
     printed = [row for row in results["rows"] if row["method"].startswith("paper")]
     rows = [row for row in results["rows"] if not row["method"].startswith("paper")]
@@ -88,20 +93,14 @@ def write_page(
     limit = drawing.scale_limit(panels) if panels else drawing.LIMITS[-1]
     flows = [panel.flow for panel in panels if panel.flow is not None]
     reach = flow_colours.flow_limit(flows)
-    house = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    source = pathlib.Path(__file__).with_name("template.html")
-    template = house.from_string(source.read_text(encoding="utf-8"))
-    text = template.render(
+    rendering.write(
+        path,
+        "inpainting.html",
         title=title,
         run=run,
         words=_words(run),
         whole=list(run.get("changed_by_whole_outputs", ())),
-        facts=_facts(run),
+        facts=rendering.facts(run),
         verdict=scores.verdict(rows, run["system"]),
         notes=[*notes, *_mask_notes(manifest)],
         scores=tables.blocks(
@@ -112,12 +111,11 @@ def write_page(
         ),
         tested=any("p" in row for row in rows),
         series=_series(rows, run),
-        palette=plots.COLOURS,
         panels=[_panel(panel, limit, reach, run["system"]) for panel in panels],
         limit=limit,
-        bar=_uri(drawing.colour_bar()) if panels else "",
+        bar=uri(drawing.colour_bar()) if panels else "",
         reach=f"{reach:g}",
-        wheel=_uri(drawing.png(flow_colours.wheel(WHEEL_SIDE))) if flows else "",
+        wheel=uri(drawing.png(flow_colours.wheel(WHEEL_SIDE))) if flows else "",
         longest=f"{max(map(flow_colours.longest, flows)):.3g}" if flows else "",
         curves=list(plots.training_curves(curves).items()),
         paper=tables.paper_blocks(paper),
@@ -125,16 +123,15 @@ def write_page(
             paper, [row for row in rows if row["metric"] not in deep], run["system"]
         ),
         about_paper=paper_tables.ABOUT.get(run["system"], ()) if paper else (),
-        records=[
-            ("Mask manifest", _leaves(manifest), _json(manifest)),
-            ("Config", _leaves(config), _json(config)),
-            ("Machine and versions", _leaves(environment), _json(environment)),
-            ("Run", _leaves(run), _json(run)),
-        ],
+        asides=asides,
+        records_title="Masks, config, machine",
+        records=rendering.records(
+            Mask_manifest=manifest,
+            Config=config,
+            Machine_and_versions=environment,
+            Run=run,
+        ),
     )
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
 
 
 def _check(rows: Sequence[Row], run: Mapping[str, Any]) -> None:
@@ -204,41 +201,6 @@ def _series(rows: Sequence[Row], run: Mapping[str, Any]) -> list[tuple[str, str,
     ]
 
 
-def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was run, as the few facts no reader may miss."""
-    trained = "not here" if run["minutes"] is None else _duration(run["minutes"])
-    if "steps" in run:
-        trained += f", {run['steps']} steps"
-    words = (str(run["dataset"]), DATA[run["data"]])
-    facts = [
-        ("System", str(run["system"])),
-        ("Data", ", ".join(word for word in words if word)),
-        ("Trained", trained),
-        ("Device", str(run["device"])),
-    ]
-    shown = {"weights": "Weights", "mask_manifest": "Masks", "version": "Version"}
-    return facts + [
-        (label, _short(str(run[key]))) for key, label in shown.items() if key in run
-    ]
-
-
-def _duration(minutes: float) -> str:
-    """Writes a time in the unit that leaves few digits."""
-    for limit, unit, size in (
-        (2, "seconds", 1 / 60),
-        (120, "minutes", 1),
-        (48 * 60, "hours", 60),
-    ):
-        if minutes < limit:
-            return f"{minutes / size:.3g} {unit}"
-    return f"{minutes / (24 * 60):.3g} days"
-
-
-def _short(text: str) -> str:
-    """Cuts every digest in a text to its first 12 digits; the records have it whole."""
-    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b", r"\1…", text)
-
-
 def _panel(panel: Panel, limit: int, reach: float, system: str) -> dict[str, Any]:
     drawn = drawing.draw(panel, limit, reach)
     top, left, bottom, right = drawn.box
@@ -249,8 +211,8 @@ def _panel(panel: Panel, limit: int, reach: float, system: str) -> dict[str, Any
             {
                 "name": system if tile.name == "completed" else tile.name,
                 "own": tile.name == "completed",
-                "picture": _uri(tile.picture),
-                "difference": _uri(tile.difference) if tile.difference else "",
+                "picture": uri(tile.picture),
+                "difference": uri(tile.difference) if tile.difference else "",
                 "error": "" if tile.error is None else f"{tile.error:.1f}",
                 "longest": "" if tile.longest is None else f"{tile.longest:.3g}",
                 "whole": tile.whole,
@@ -269,20 +231,3 @@ def _panel(panel: Panel, limit: int, reach: float, system: str) -> dict[str, Any
         "box": f"rows {top}–{bottom - 1}, columns {left}–{right - 1} of "
         f"{height} × {width}",
     }
-
-
-def _uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-def _leaves(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The short facts of a record: what is no list and no nested record."""
-    return [
-        (str(key), str(value))
-        for key, value in record.items()
-        if not isinstance(value, Mapping | list | tuple)
-    ]
-
-
-def _json(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, indent=2, default=str, ensure_ascii=False)

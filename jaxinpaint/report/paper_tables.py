@@ -10,6 +10,8 @@ import pathlib
 from typing import Any
 
 FOLDER = pathlib.Path(__file__).parent
+# Systems whose tables are of another kind than images by mask: `glomeruli_tables`.
+APART = frozenset({"glomeruli"})
 
 # What a reader must know beside the numbers, by system. CCPGAN specification 6.1
 # and 7.20 to 7.22, FlowInpaint specification 6.5 and 7, ipA-MedGAN specification 6, RNON
@@ -77,7 +79,7 @@ ABOUT = {
 def systems() -> list[str]:
     """Names of the systems whose printed tables are here, sorted."""
     found = {path.name.partition("_table")[0] for path in FOLDER.glob("*_table*.csv")}
-    return sorted(found)
+    return sorted(found - APART)
 
 
 def rows(system: str) -> list[dict[str, Any]]:
@@ -90,7 +92,8 @@ def rows(system: str) -> list[dict[str, Any]]:
       Tidy rows: "method" is "paper" for the paper's own system and "paper_NAME" for
       a rival that it prints; "value" and "sd" are floats, "n" is the number of test
       images, "sd" and "n" None where none is printed; "table" is the table's number,
-      such as "1" or "S3". A system without a file here has none: an empty list.
+      such as "1" or "S3". A system without a file here has none: an empty list, as
+      has one whose tables are of another kind.
 
     Raises:
       ValueError: a file has other columns, named in the message.
@@ -99,7 +102,9 @@ def rows(system: str) -> list[dict[str, Any]]:
     S3 (specification 7); ipA-MedGAN Table I (specification 6); RNON Table 3
     (specification 6).
     """
-    found = []
+    found: list[dict[str, Any]] = []
+    if system in APART:
+        return found
     for path in sorted(FOLDER.glob(f"{system}_table*.csv")):
         table = path.stem.removeprefix(f"{system}_table").partition("_")[0]
         with path.open(encoding="utf-8", newline="") as file:

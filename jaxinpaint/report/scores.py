@@ -17,7 +17,11 @@ BASELINES = {
     "reference": "the flow interpolation, refined by a network: a guide, not the result",
 }
 ALL = "all"  # the bin of every image, which is no place along an axis of holes
-REGIONS = {"hole": "in the hole", "image": "whole image"}
+REGIONS = {
+    "hole": "in the hole",
+    "image": "whole image",
+    "local": "whole image, white outside the hole",
+}
 
 
 class Metric(NamedTuple):

@@ -17,6 +17,7 @@ from jaxinpaint.core.levels import scale_batch
 from jaxinpaint.core.manifest import tree_digest
 from jaxinpaint.core.system import Batch, Key, Scalars, System, TrainState, Variables
 from jaxinpaint.training.guard import BadUpdates, Update, guarded
+from jaxinpaint.training.label_validation import LabelValidation
 from jaxinpaint.training.log import SAVED, Log, Pace
 from jaxinpaint.training.prepare import check_spec, flip
 from jaxinpaint.training.sharding import (
@@ -70,7 +71,7 @@ def train(
         checkpoints, or the data do not fit.
       NonFiniteError: too many updates were not finite.
     """
-    mesh, options = make_mesh(), config.train
+    mesh, options, labelled = make_mesh(), config.train, "label" in system.batch_spec
     check_devices(system, mesh)
     open_workdir(workdir, config)
     with (
@@ -81,7 +82,7 @@ def train(
             save_every=options.save_every,
             keep_latest=options.keep_latest,
             keep_best=options.keep_best,
-            best=("eval/psnr", "max"),
+            best=("eval/dice" if labelled else "eval/psnr", "max"),
         ) as checkpoints,
     ):
         make_key = lambda: jax.random.key(config.seed)
@@ -93,8 +94,11 @@ def train(
         )
         log.start_at(step)
         frozen = put_whole(loaded, mesh)
-        whole = tuple(config.eval.whole)
-        score = Validation(system, validation, mesh, key, whole)
+        score = (
+            LabelValidation(system, validation, mesh, key)
+            if labelled
+            else Validation(system, validation, mesh, key, tuple(config.eval.whole))
+        )
         stream = batches(step)
         opening = next(stream)
         check_spec("train", opening, system.batch_spec, jax.process_count())

@@ -18,8 +18,10 @@ COLUMNS = ("masked", "previous", "neighbor", "following", "completed", "image")
 class Validation:
     """Scores `predict` on one batch, which every process holds whole.
 
+    What is sampled rather than restored is drawn beside the batch, and not scored.
+
     Args:
-      system: whose `predict` gives `completed`.
+      system: whose `predict` gives `completed`, or `sampled`.
       batch: of the host.
       mesh: that it is put on.
       key: of every prediction.
@@ -52,6 +54,8 @@ class Validation:
         ) -> tuple[dict[str, jax.Array], Batch]:
             batch = scale_batch(batch)
             out = system.predict(variables, frozen, batch, key)
+            if "completed" not in out:
+                return {}, {"image": batch["image"], "sampled": out["sampled"]}
             everywhere = jnp.ones_like(batch["image"][..., :1])
             region = batch.get("mask", everywhere)
 
@@ -78,10 +82,7 @@ class Validation:
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """The scores, and the images [B, H, W, C] of a panel, left to right."""
         scores, images = self.score(variables, frozen, self.batch, self.key)
-        shown = {
-            name: np.asarray(jax.device_get(images[name]))
-            for name in self.columns
-            if name in images
-        }
+        order = [name for name in (*self.columns, "sampled") if name in images]
+        shown = {name: np.asarray(jax.device_get(images[name])) for name in order}
         values = jax.device_get(scores)
         return {name: float(value) for name, value in values.items()}, shown

@@ -7,7 +7,12 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxinpaint.metrics.evaluate import evaluate, pad_batch
-from jaxinpaint.metrics.segmentation import confusion, segmentation_metric
+from jaxinpaint.metrics.segmentation import (
+    confusion,
+    mean_dice,
+    scores_of,
+    segmentation_metric,
+)
 
 CLASSES = ("normal", "sclerosed")
 IMAGES, SIDE = 11, 12
@@ -239,3 +244,13 @@ def test_what_does_not_fit():
         score(truth, prediction)
     with pytest.raises(ValueError, match=r"prediction must be \[1, 10, 10, 1\]"):
         score(truth, prediction[:, :5], ["only"])
+
+
+def test_a_class_that_is_nowhere_does_not_decide():
+    table = np.array([[[6, 2, 4], [0, 0, 0]], [[3, 0, 1], [0, 0, 0]]], np.int64)
+    want = (12 / 18 + 6 / 7) / 2
+    assert mean_dice(table) == pytest.approx(want, abs=1e-12)
+    assert math.isnan(scores_of(table, CLASSES)["mean_dice"])  # of a table, it does
+    table[0, 1] = 0, 5, 0  # found where it is not
+    assert mean_dice(table) == pytest.approx(want / 2, abs=1e-12)
+    assert math.isnan(mean_dice(np.zeros((2, 2, 3), np.int64)))

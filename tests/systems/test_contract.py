@@ -36,6 +36,8 @@ def random_batch(spec, seed=1):
         if name == "mask":
             out[name] = np.zeros(s.shape, np.float32)
             out[name][:, 8:40, 12:30] = 1
+        elif name == "label":
+            out[name] = (u > 0.7).astype(np.float32)
         else:
             out[name] = 2 * u - 1
     return out
@@ -158,6 +160,8 @@ def test_restore_then_the_same_next_step(run, tmp_path):
 
 def test_predict_keeps_known_pixels_and_never_reads_the_hole(run):
     _, system, state, frozen, batch, _, _, _ = run
+    if "mask" not in batch:
+        pytest.skip("restores nothing: its batch has no mask")
 
     @quick
     @functools.partial(jax.value_and_grad, has_aux=True)
@@ -173,6 +177,25 @@ def test_predict_keeps_known_pixels_and_never_reads_the_hole(run):
     )
     assert np.all(np.where(known, 0, gradient) == 0)
     assert np.any(gradient != 0)
+
+
+def test_predict_gives_what_the_batch_asks_for(run):
+    _, system, state, frozen, batch, _, _, _ = run
+    key = jax.random.key(2)
+    if "mask" in batch:
+        name, like, low = "completed", batch["image"], -1.0
+    elif "label" in batch:
+        name, like, low = "probabilities", batch["label"], 0.0
+    else:
+        name, like, low = "sampled", batch["image"], -1.0
+    if name == "completed":  # its values are another test's
+        made = jax.eval_shape(system.predict, state.variables, frozen, batch, key)
+        assert made[name].shape == like.shape
+        return
+    made = quick(system.predict)(state.variables, frozen, batch, key)[name]
+    assert made.shape == like.shape
+    assert np.isfinite(made).all() and np.all(made >= low) and np.all(made <= 1.0)
+    assert np.ptp(made) > 0
 
 
 def test_an_unknown_system_names_the_choices():

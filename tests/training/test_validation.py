@@ -46,3 +46,14 @@ def test_the_loop_hands_them_over(tmp_path):
     ]
     # The composite errs in its hole of 9 of 64 pixels alone: 10 log10(64 / 9) dB.
     assert both[1][0] - both[0][0] == pytest.approx(8.519, abs=1e-3)
+
+
+def test_what_is_sampled_is_drawn_beside_the_batch_and_not_scored():
+    spec = {"image": toy.SPEC["image"]}
+    images = {"image": toy.batch(0)["image"]}
+    sample = lambda v, f, batch, key: {"sampled": -batch["image"]}
+    system = toy.system()._replace(batch_spec=spec, predict=sample)
+    scores, shown = Validation(system, images, make_mesh(), KEY)({}, {})
+    assert scores == {}
+    assert list(shown) == ["image", "sampled"]
+    np.testing.assert_array_equal(shown["sampled"], -shown["image"])
