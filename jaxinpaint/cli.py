@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jaxinpaint
-from jaxinpaint.commands import score, search, weights
+from jaxinpaint.commands import doctor, masks, score, search, weights
 
 
 class Command(NamedTuple):
@@ -27,6 +27,16 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "doctor": Command(
+        "Shows versions, devices, caches and optional packages.",
+        doctor.add_arguments,
+        doctor.run,
+    ),
+    "masks": Command(
+        "Writes a seeded set of masks with a manifest.",
+        masks.add_arguments,
+        masks.run,
+    ),
     "score": Command(
         "Scores what any program restored, in the hole and over the whole image.",
         score.add_arguments,
