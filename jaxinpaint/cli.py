@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jaxinpaint
-from jaxinpaint.commands import doctor, masks, score, search, weights
+from jaxinpaint.commands import doctor, fill, masks, score, search, weights
 
 
 class Command(NamedTuple):
@@ -31,6 +31,11 @@ COMMANDS: dict[str, Command] = {
         "Shows versions, devices, caches and optional packages.",
         doctor.add_arguments,
         doctor.run,
+    ),
+    "fill": Command(
+        "Restores pictures with a trained run; valid pixels stay bit for bit.",
+        fill.add_arguments,
+        fill.run,
     ),
     "masks": Command(
         "Writes a seeded set of masks with a manifest.",
