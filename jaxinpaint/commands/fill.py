@@ -5,6 +5,8 @@ import logging
 import re
 from pathlib import Path
 
+from jaxinpaint.data.images import MAX_PIXELS
+
 SECTIONS = ("neighbor", "previous", "following")
 
 
@@ -87,6 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "given",
     )
     parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="files that declare more are refused undecoded (default: %(default)s)",
+    )
+    parser.add_argument(
         "--batch-size",
         type=int,
         default=1,
@@ -124,11 +133,11 @@ def run(parsed: argparse.Namespace) -> int:
     from absl import logging as absl_logging
 
     from jaxinpaint.evaluation import restoring  # imports jax
-    from jaxinpaint.evaluation.restoring_inputs import Job
+    from jaxinpaint.evaluation.restoring_files import Job
 
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells every restore
     logging.getLogger("jax").setLevel(logging.ERROR)
-    for name in ("batch_size", "mask_threshold"):
+    for name in ("batch_size", "mask_threshold", "max_pixels"):
         value = getattr(parsed, name)
         if value is not None and value < 1:
             option = name.replace("_", "-")
@@ -150,6 +159,7 @@ def run(parsed: argparse.Namespace) -> int:
         large_holes=parsed.allow_large_holes,
         tile=tile_side(parsed.tile),
         overlap=parsed.overlap,
+        max_pixels=parsed.max_pixels,
         batch_size=parsed.batch_size,
         panel=parsed.panel,
         skip_existing=parsed.skip_existing,

@@ -25,15 +25,8 @@ from jaxinpaint.data.images import ImageFileError, encode_png
 from jaxinpaint.data.pairs import shown
 from jaxinpaint.data.pictures import encode_picture, write_whole
 from jaxinpaint.evaluation.checkpoint import chunks, say
-from jaxinpaint.evaluation.restoring_inputs import (
-    Item,
-    Job,
-    Loaded,
-    check_asked,
-    done,
-    find,
-    load,
-)
+from jaxinpaint.evaluation.restoring_files import Item, Job, done, find
+from jaxinpaint.evaluation.restoring_inputs import Loaded, check_asked, load
 from jaxinpaint.evaluation.runs import Trained, open_trained
 from jaxinpaint.inference.restore import predictor
 from jaxinpaint.inference.tiles import Restore, restore_pictures
@@ -266,6 +259,7 @@ def _write_summary(job: Job, trained: Trained, outcome: Outcome) -> None:
             tree_digest(trained.frozen) if trained.frozen else None
         ),
         "mask_polarity": job.polarity,
+        "mask_manifest": _manifest(job),
         "restored": len(outcome.restored),
         "skipped": len(outcome.skipped),
         "failed": len(outcome.failed),
@@ -286,6 +280,18 @@ def _write_summary(job: Job, trained: Trained, outcome: Outcome) -> None:
     }
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     write_whole(path, text.encode())
+
+
+def _manifest(job: Job) -> dict[str, Any] | None:
+    """Seed and digest of a mask set that says them, as `jaxinpaint masks` writes it."""
+    if job.mask is None:
+        return None
+    try:
+        path = (job.mask if job.mask.is_dir() else job.mask.parent) / "masks.json"
+        content = json.loads(path.read_text())
+        return {name: content[name] for name in ("generator", "seed", "sha256")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _earlier(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,9 +1,7 @@
-"""Finds and reads the pictures that `restoring` restores, and refuses what is wrong."""
+"""Reads the pictures that `restoring` restores, and refuses what is wrong."""
 
-import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,89 +15,15 @@ from jaxinpaint.core.checks import (
     ShapeMismatchError,
 )
 from jaxinpaint.core.system import Derived
-from jaxinpaint.data.images import ImageFileError, read_image
-from jaxinpaint.data.pairs import images_by_name, shown
-from jaxinpaint.data.pictures import Picture, read_picture, written_suffix
-from jaxinpaint.evaluation.folder_inputs import read_hole
+from jaxinpaint.data.images import ImageFileError, read_image, read_mask
+from jaxinpaint.data.pictures import Picture, read_picture
+from jaxinpaint.evaluation.restoring_files import Item, Job
 from jaxinpaint.evaluation.runs import Trained
 from jaxinpaint.inference.tiles import Tile, cover, cut
 
 INVERTED, LARGE, TINY = 0.95, 0.6, 0.001  # shares of hole that look wrong
 DARK = 8192  # 16-bit images that end below it were likely not stretched
 LEAST_TILE = 512  # of a side that nobody chose
-
-
-class Job(NamedTuple):
-    """What is to be restored, and how.
-
-    Attributes:
-      workdir: of the trained run.
-      step: of the checkpoint; the newest good one if None.
-      image: a picture, or a folder of them.
-      mask: one mask for all, or a folder of masks; None restores blindly.
-      sections: what else the system reads, "neighbor" or "previous" and "following" ->
-        a picture, or a folder of them.
-      output: folder of the results.
-      polarity: what white marks in a mask, "hole" or "valid".
-      mask_suffix: that the stems of the masks end in, after their picture's.
-      threshold: level from which a soft mask counts as white; None refuses soft ones.
-      large_holes: whether holes of more than 95 % are taken.
-      tile: side of the tiles in pixels; 0 restores every picture whole, None chooses.
-      overlap: of tiles, and context around holes, in pixels; None is a quarter.
-      batch_size: tiles that are restored at once.
-      panel: whether a sheet is drawn of each picture.
-      skip_existing: whether pictures are left out whose result is there.
-      overwrite: whether results that are there are replaced.
-      shard: (i, n) restores each n-th picture from the i-th on, 1 <= i <= n.
-    """
-
-    workdir: Path
-    step: int | None
-    image: Path
-    mask: Path | None
-    sections: Mapping[str, Path]
-    output: Path
-    polarity: str
-    mask_suffix: str
-    threshold: int | None
-    large_holes: bool
-    tile: int | None
-    overlap: int | None
-    batch_size: int
-    panel: bool
-    skip_existing: bool
-    overwrite: bool
-    shard: tuple[int, int]
-
-
-class Item(NamedTuple):
-    """The files of one picture.
-
-    Attributes:
-      name: stem of its file.
-      image: the picture.
-      mask: its mask, if there is one.
-      sections: what belongs to it, by name in the batch.
-      result: the file to write; its invention mask and panel are named after it.
-      problem: why it cannot be restored; "" if it may be.
-    """
-
-    name: str
-    image: Path
-    mask: Path | None
-    sections: Mapping[str, Path]
-    result: Path
-    problem: str
-
-    @property
-    def invented(self) -> Path:
-        """White where pixels are invented."""
-        return self.result.with_name(f"{self.name}_invented.png")
-
-    @property
-    def panel(self) -> Path:
-        """The sheet."""
-        return self.result.parent / "panels" / f"{self.name}.png"
 
 
 class Loaded(NamedTuple):
@@ -120,96 +44,6 @@ class Loaded(NamedTuple):
     arrays: Mapping[str, np.ndarray]
     tiles: list[Tile]
     notes: list[str]
-
-
-def find(job: Job) -> tuple[list[Item], list[str]]:
-    """Finds the files of a job, in the order of their names.
-
-    Returns:
-      The pictures of this shard, and sentences about files without a picture.
-
-    Raises:
-      ValueError: no picture, two of one name, or results that would replace a file.
-      OSError: a folder is not there.
-    """
-    images = images_by_name(job.image, "", {job.mask_suffix})
-    single, remarks = job.image.is_file(), []
-    found: dict[str, Mapping[str, Path]] = {}
-    given = dict(job.sections) if job.mask is None else {"mask": job.mask}
-    for what, source in {**given, **job.sections}.items():
-        if source.is_file():
-            if what != "mask" and not single:
-                raise ValueError(
-                    f"--{what} is one image, but --image is a folder; give a folder "
-                    "of images of the same names."
-                )
-            found[what] = dict.fromkeys(images, source)
-            continue
-        found[what] = images_by_name(source, job.mask_suffix if what == "mask" else "")
-        spare = sorted(set(found[what]) - set(images))
-        if spare and not single:
-            remarks.append(f"{source}: {shown(spare, 3)} belong to no image")
-    items = []
-    for name, image in images.items():
-        own = {what: files[name] for what, files in found.items() if name in files}
-        lacking = [
-            str(given.get(w, job.sections.get(w))) for w in found if w not in own
-        ]
-        problem = f"{lacking[0]} holds no {name!r}." if lacking else ""
-        suffix = ".png"
-        try:
-            suffix = written_suffix(image)
-        except (ImageFileError, OSError) as error:
-            problem = str(error)
-        mask = own.pop("mask", None)
-        result = job.output / f"{name}{suffix}"
-        items.append(Item(name, image, mask, own, result, problem))
-    _check_targets(items)
-    index, count = job.shard
-    items = items[index - 1 :: count]
-    _check_results(job, items)
-    return items, remarks
-
-
-def _check_targets(items: Sequence[Item]) -> None:
-    """Refuses results that would replace a file that is read, or one another."""
-    given = {os.path.realpath(f) for one in items for f in _read_by(one)}
-    taken: dict[Path, str] = {}
-    for one in items:
-        for target in (one.result, one.invented):
-            if os.path.realpath(target) in given:
-                raise ValueError(
-                    f"{target} is read from; name another --output than its folder."
-                )
-            if target in taken:
-                raise ValueError(
-                    f"{target} would be written for {taken[target]!r} and {one.name!r};"
-                    " rename one of them."
-                )
-            taken[target] = one.name
-
-
-def _check_results(job: Job, items: Iterable[Item]) -> None:
-    """Refuses to replace results unless that is asked for."""
-    there = [one.result for one in items if one.result.exists()]
-    if there and not (job.skip_existing or job.overwrite):
-        more = f", and {len(there) - 1} more," if len(there) > 1 else ""
-        raise ValueError(
-            f"{there[0]}{more} is there already; add --skip-existing to keep what is "
-            "there, or --overwrite to replace it."
-        )
-
-
-def _read_by(item: Item) -> Iterator[Path]:
-    yield item.image
-    yield from item.sections.values()
-    if item.mask is not None:
-        yield item.mask
-
-
-def done(item: Item) -> bool:
-    """Whether a result is there; the picture is written last."""
-    return item.result.exists() and item.invented.exists()
 
 
 def check_asked(job: Job, trained: Trained) -> None:
@@ -292,7 +126,7 @@ def load(
       InpaintInputError: what was read does not fit, or the mask looks wrong.
       OSError: a file may not be read.
     """
-    picture = read_picture(item.image)
+    picture = read_picture(item.image, job.max_pixels)
     image, notes = picture.pixels, list(picture.notes)
     channels = trained.system.batch_spec["image"].shape[-1]
     if image.shape[-1] != channels:
@@ -309,7 +143,7 @@ def load(
         hole = _read_mask(item, job, image.shape, picture.notes)
         arrays["mask"] = hole[..., None].astype(np.uint8)
     for name, path in item.sections.items():
-        section = read_picture(path).pixels
+        section = read_picture(path, job.max_pixels).pixels
         if section.shape != image.shape:
             raise ShapeMismatchError(
                 f"{path} is {_size(section)}, but {item.image} is {_size(image)}; "
@@ -347,14 +181,15 @@ def _read_mask(
     """Reads a mask and refuses what cannot be meant; bool [H, W]."""
     assert item.mask is not None
     if job.threshold is None:
-        hole = read_hole(item.mask, job.polarity)[..., 0] == 1
+        white = read_mask(item.mask, job.max_pixels)[..., 0] == 1
     else:
-        soft = read_image(item.mask)
+        soft = read_image(item.mask, job.max_pixels)
         if (soft != soft[..., :1]).any():
             raise ImageFileError(
                 f"{item.mask}: a mask must be grey, this file has colours."
             )
-        hole = (soft[..., 0] >= job.threshold) == (job.polarity == "hole")
+        white = soft[..., 0] >= job.threshold
+    hole = white if job.polarity == "hole" else ~white
     if hole.shape != shape[:2]:
         turned = hole.T.shape == shape[:2] and any("turned" in note for note in notes)
         raise ShapeMismatchError(

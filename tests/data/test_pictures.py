@@ -126,6 +126,19 @@ def test_a_palette_and_one_bit_are_told(tmp_path):
     np.testing.assert_array_equal(after[~HOLE], want[~HOLE])
 
 
+def test_a_transparent_colour_becomes_alpha(tmp_path):
+    path, full = tmp_path / "a.png", pixels(3)
+    clear = tuple(int(v) for v in full[2, 3])
+    Image.fromarray(full).save(path, transparency=clear, dpi=(300, 300))
+    picture, made, target = rewrite(path)
+    with Image.open(target) as new:
+        assert new.mode == "RGBA" and new.info["dpi"] == pytest.approx((300, 300), 1e-3)
+        after = np.array(new)
+    np.testing.assert_array_equal(after[..., :3], made)
+    want = np.where((full == clear).all(axis=-1), 0, 255)
+    np.testing.assert_array_equal(after[..., 3], want)
+
+
 def test_a_jpeg_becomes_a_png_with_its_profile_and_exif(tmp_path):
     path, meta = tmp_path / "a.jpg", exif()
     meta[0x0112] = 6

@@ -515,6 +515,26 @@ def test_dark_sixteen_bit_images_are_told(tmp_path, toy, capsys):
     assert "16-bit levels end at 4095 of 65535" in capsys.readouterr().err
 
 
+def test_files_that_declare_too_much(tmp_path, toy, capsys):
+    save(tmp_path / "image" / "a.png", image())
+    save(tmp_path / "mask.png", hole())
+    assert fill(tmp_path, "--max-pixels=3149", mask="mask.png") == 1
+    assert "45 x 70 is more than 3149 pixels" in capsys.readouterr().err
+    assert fill(tmp_path, "--max-pixels=3150", mask="mask.png") == 0
+
+
+def test_a_mask_set_is_named_by_its_manifest(tmp_path, toy):
+    save(tmp_path / "image" / "a.png", image())
+    words = ["--kind=square", "--side=9", f"--like={tmp_path / 'image'}", "--seed=5"]
+    assert cli.main(["masks", f"--output={tmp_path / 'mask'}", *words]) == 0
+    assert fill(tmp_path) == 0
+    made = json.loads((tmp_path / "mask" / "masks.json").read_text())
+    found = summary(tmp_path)
+    told = found["runs"]["0"]["mask_manifest"]
+    assert told == {k: made[k] for k in ("generator", "seed", "sha256")}
+    assert found["images"]["a"]["hole_sha256"] == made["masks"][0]["sha256"]
+
+
 def test_masks_without_picture_are_told(tmp_path, toy, capsys):
     save(tmp_path / "image" / "a.png", image())
     for name in "ab":
