@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and tags (a JPEG becomes a PNG); NAME_invented.png beside it is white where "
         "pixels were invented, and fill.json says what made them. Exit codes: 0 all "
         "were restored; 1 some were not, each named; 2 wrong use, and nothing was "
-        "written; 130 interrupted, and what was restored is there."
+        "written; 143 and 130 after SIGTERM and SIGINT, and what was restored is there."
     )
     parser.add_argument(
         "--workdir", required=True, type=Path, metavar="RUN", help="of a trained run"

@@ -31,6 +31,7 @@ from jaxinpaint.evaluation.runs import Trained, open_trained
 from jaxinpaint.inference.restore import predictor
 from jaxinpaint.inference.tiles import Restore, restore_pictures
 from jaxinpaint.report.sheet import sheet
+from jaxinpaint.training.stop import StopRequest
 from jaxinpaint.training.workdir import environment, to_json
 
 FAILURES = (ImageFileError, InpaintInputError, OSError)
@@ -43,20 +44,20 @@ class Outcome(NamedTuple):
       restored: what is told of each.
       skipped: whose results were there.
       failed: why they were not restored.
-      stopped: whether it was interrupted.
+      stopped: 0, or the exit code of the signal that ended it.
       seconds: it took, from the first picture on.
     """
 
     restored: dict[str, dict[str, Any]]
     skipped: list[str]
     failed: dict[str, str]
-    stopped: bool
+    stopped: int
     seconds: float
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 1 some failed, 130 interrupted."""
-        return 130 if self.stopped else int(bool(self.failed))
+        """0 all done, 1 some failed, 143 and 130 after SIGTERM and SIGINT."""
+        return self.stopped or int(bool(self.failed))
 
 
 def restore_files(job: Job) -> Outcome:
@@ -65,7 +66,8 @@ def restore_files(job: Job) -> Outcome:
     A result has its picture's name and container; `NAME_invented.png` beside it is
     white where pixels were invented; `panels/NAME.png` shows both. `fill.json`
     (`fill_I_of_N.json` of a shard) says of every result what made it. Each file appears
-    whole or not at all, the picture after what belongs to it.
+    whole or not at all, the picture after what belongs to it. A signal ends it after
+    the pictures in work.
 
     Args:
       job: what to do.
@@ -86,22 +88,26 @@ def restore_files(job: Job) -> Outcome:
         trained.config, trained.system, run.variables, trained.frozen, (), ()
     )
     job.output.mkdir(parents=True, exist_ok=True)
-    outcome = Outcome({}, [], {}, False, 0.0)
+    outcome = Outcome({}, [], {}, 0, 0.0)
     begun = time.monotonic()
     try:
-        with Progress(
-            *Progress.get_default_columns()[:2],
-            TextColumn("{task.completed} of {task.total} images"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        ) as bar:
+        with (
+            StopRequest() as stop,
+            Progress(
+                *Progress.get_default_columns()[:2],
+                TextColumn("{task.completed} of {task.total} images"),
+                TimeElapsedColumn(),
+                console=console,
+                disable=not console.is_terminal,
+            ) as bar,
+        ):
             task = bar.add_task("fill", total=len(items))
             for some in chunks(items, job.batch_size):
                 _restore_some(some, job, trained, restore, outcome, bar.console)
                 bar.advance(task, len(some))
-    except KeyboardInterrupt:
-        outcome = outcome._replace(stopped=True)
+                if stop.exit_code:
+                    outcome = outcome._replace(stopped=stop.exit_code)
+                    break
     finally:
         outcome = outcome._replace(seconds=time.monotonic() - begun)
         _write_summary(job, trained, outcome)

@@ -63,7 +63,7 @@ class Trained(NamedTuple):
       config: of the run, as it was saved.
       system: built from it.
       run: the checkpoint.
-      frozen: what the stage reads besides.
+      frozen: what its `predict` reads besides; empty if that is nothing.
     """
 
     config: ConfigDict
@@ -86,9 +86,24 @@ def open_trained(workdir: Path, step: int | None) -> Trained:
     config = saved_config(workdir)
     system = systems.build(config)
     run = open_run(config, system, workdir, step)
-    frozen = system.load_frozen()
-    check_frozen(run, tree_digest(frozen))
+    frozen: Variables = {}
+    if reads_frozen(system, run.variables):
+        frozen = system.load_frozen()
+        check_frozen(run, tree_digest(frozen))
     return Trained(config, system, run, frozen)
+
+
+def reads_frozen(system: System, variables: Variables) -> bool:
+    """Whether restoring reads frozen variables, which is found out without running it.
+
+    Losses alone read most feature networks, so their weights need not be here.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    try:
+        jax.eval_shape(system.predict, variables, {}, system.batch_spec, key)
+    except Exception:  # whatever a network raises that lacks its variables
+        return True
+    return False
 
 
 def saved_config(workdir: Path) -> ConfigDict:
