@@ -41,7 +41,10 @@ def read(content: bytes, name: str, max_pixels: int) -> np.ndarray:
     except ImageFileError:
         raise
     except Exception as error:  # decoders raise many types at damaged files
-        raise ImageFileError(f"{name}: cannot be read as a TIFF: {error}") from error
+        more = "; jaxinpaint[volume] brings it" if "imagecodecs" in str(error) else ""
+        raise ImageFileError(
+            f"{name}: cannot be read as a TIFF: {error}{more}"
+        ) from error
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1))
 
 

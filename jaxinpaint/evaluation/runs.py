@@ -120,9 +120,12 @@ def saved_config(workdir: Path) -> ConfigDict:
             "was given."
         )
     try:
-        return ConfigDict(json.loads(path.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        content = json.loads(path.read_text())
+    except ValueError as error:
         raise ValueError(f"{path}: is no config: {error}") from error
+    if not isinstance(content, dict) or "system" not in content:
+        raise ValueError(f"{path}: is no config: it names no system.")
+    return ConfigDict(content)
 
 
 def open_run(

@@ -220,6 +220,8 @@ def by_another(path, channels):
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("name", TIFFS)
 def test_tiff_keeps_every_tag(tmp_path, name, kind):
+    if name in ("lzw", "packbits"):
+        pytest.importorskip("imagecodecs")  # of the extra `volume`
     path, full = tmp_path / "a.tif", pixels(*kind)
     write_tiff(path, full, **TIFFS[name])
     _, made, target = rewrite(path)
@@ -323,7 +325,7 @@ def refused(folder, name):
     elif name == "pages":
         tifffile.imwrite(path, np.zeros((3, 8, 8), np.uint8), photometric="minisblack")
     elif name == "jpeg":
-        write_tiff(path, pixels(3), compression="jpeg")
+        Image.fromarray(pixels(3)).save(path, compression="jpeg")
     elif name == "bit":
         Image.new("1", (8, 8)).save(path)
     elif name == "apart":
@@ -370,6 +372,18 @@ def test_the_ending_follows_the_content(tmp_path):
         image.save(tmp_path / name, kind)
     found = [written_suffix(tmp_path / n) for n in ("a.png", "a.TIF", "a.jpg")]
     assert found == [".png", ".TIF", ".png"]
+
+
+def test_a_missing_decoder_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.tif"
+    Image.fromarray(pixels(3)).save(path, compression="tiff_lzw")
+
+    def missing(self):
+        raise KeyError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", missing)
+    with pytest.raises(ImageFileError, match=r"jaxinpaint\[volume\] brings it"):
+        read_picture(path)
 
 
 def test_other_pixels_are_refused(tmp_path):
