@@ -169,6 +169,8 @@ def load(
         for tile in tiles:
             part = cut(arrays, tile)
             systems.validate_inputs(trained.config.system, str(item.image), part)
+    if len(tiles) > 1:
+        caught = []  # they are of parts, whose holes are larger than the picture's
     told = (str(one.message).removeprefix(f"{item.image}: ") for one in caught)
     said = [text.rstrip(".") for text in dict.fromkeys(told)]
     notes += said or ([] if item.mask is None else _hole_notes(hole))

@@ -91,7 +91,7 @@ class Toy:
             raise ShapeMismatchError(f"{where}: mask is missing.")
         if batch.get("mask") is not None and batch["mask"].all():
             raise MaskCoverageError(f"{where}: sample 0 of mask is all hole.")
-        if batch.get("mask") is not None and batch["mask"].mean() > 0.8:
+        if batch.get("mask") is not None and batch["mask"].mean() > 0.6:
             warnings.warn(f"{where}: sample 0 looks odd.", stacklevel=1)
 
     def derive(self, config):
@@ -295,6 +295,18 @@ def test_large_holes_may_be_meant(tmp_path, toy, capsys):
     bad(tmp_path, "inverted")
     assert fill(tmp_path, "--allow-large-holes") == 0
     assert "bad: 97.7 % hole, 1 tile; sample 0 looks odd" in capsys.readouterr().err
+
+
+def test_remarks_are_of_pictures_and_not_of_tiles(tmp_path, toy, capsys):
+    big = (200, 200)
+    save(tmp_path / "image" / "a.png", image(shape=big))
+    save(tmp_path / "mask.png", hole(0, 0, 200, 130, shape=big))
+    assert fill(tmp_path, "--tile=48", mask="mask.png") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        "a: 65 % hole, [0-9]+ tiles; more than 60 % is hole: is the mask inverted[?]",
+        line,
+    )
 
 
 def words_of(folder, name):
