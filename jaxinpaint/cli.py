@@ -9,7 +9,16 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jaxinpaint
-from jaxinpaint.commands import score, search, study, synthesize, weights
+from jaxinpaint.commands import (
+    doctor,
+    fill,
+    masks,
+    score,
+    search,
+    study,
+    synthesize,
+    weights,
+)
 
 
 class Command(NamedTuple):
@@ -27,6 +36,21 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "doctor": Command(
+        "Shows versions, devices, caches and optional packages.",
+        doctor.add_arguments,
+        doctor.run,
+    ),
+    "fill": Command(
+        "Restores pictures with a trained run; valid pixels stay bit for bit.",
+        fill.add_arguments,
+        fill.run,
+    ),
+    "masks": Command(
+        "Writes a seeded set of masks with a manifest.",
+        masks.add_arguments,
+        masks.run,
+    ),
     "score": Command(
         "Scores what any program restored, in the hole and over the whole image.",
         score.add_arguments,
