@@ -181,7 +181,7 @@ def make_pool(
     real = options.outlines == "real"
     if not real:
         tell("Outlines")
-        train_part(parts["masks"], workdir / "masks")
+        finish(parts["masks"], workdir / "masks")
     tell("Inpainting")
     finish(parts["inpaint"], workdir / "inpaint")
     output = workdir / "synthetic"

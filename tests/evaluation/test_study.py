@@ -135,7 +135,8 @@ def test_parts_in_order_and_only_once(tmp_path, parts, config, outlines, masks):
     config.study.outlines = outlines
     config.study.seeds = (0,)
     assert driver.study(config, tmp_path) == 0
-    trained = [("train", "masks")] if outlines == "network" else []
+    own = [("train", "masks"), ("evaluate", "masks")]
+    trained = own if outlines == "network" else []
     source = masks if masks == "real" else str(tmp_path / "masks")
     want = [*trained, ("train", "inpaint"), ("evaluate", "inpaint")]
     want.append(("synthesize", source))
