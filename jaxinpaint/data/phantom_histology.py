@@ -9,6 +9,7 @@ tissue can be had in PAS and in H&E.
 Lengths are micrometres, and pixels at a scale of 1.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -156,7 +157,8 @@ def phantom_slide(
       width: columns.
       scale: pixels of a micrometre; 1.0 is the working resolution of the paper.
       stain: "PAS" or "HE". Both show the same tissue.
-      normal: glomeruli of this class; all lie whole inside image and tissue.
+      normal: glomeruli of this class. All have room inside image and tissue; what an
+        uneven outline reaches beyond is cut.
       sclerosed: likewise.
       seed: of everything.
 
@@ -270,12 +272,15 @@ def _around(
     centre: np.ndarray, reach: float, shape: tuple[int, int]
 ) -> tuple[tuple[slice, slice], np.ndarray]:
     """The window about a place, cut at the image's edge, and the distances in it."""
-    low = np.floor(centre - reach).astype(int)
-    high = np.ceil(centre + reach).astype(int) + 1
-    (top, left), (bottom, right) = np.clip([low, high], 0, shape).tolist()
-    y = np.arange(top, bottom)[:, None] - centre[0]
-    x = np.arange(left, right)[None] - centre[1]
-    return (slice(top, bottom), slice(left, right)), np.sqrt(y * y + x * x)
+    (y, x), (height, width) = centre, shape  # thousands of windows: no numpy for these
+    top, left = (
+        min(max(math.floor(c - reach), 0), n) for c, n in ((y, height), (x, width))
+    )
+    bottom = min(max(math.ceil(y + reach) + 1, 0), height)
+    right = min(max(math.ceil(x + reach) + 1, 0), width)
+    rows, columns = np.arange(top, bottom)[:, None] - y, np.arange(left, right) - x
+    window = slice(top, bottom), slice(left, right)
+    return window, np.sqrt(rows * rows + columns * columns)
 
 
 def _draw_nucleus(tissue: _Tissue, place: np.ndarray, radius: float) -> None:

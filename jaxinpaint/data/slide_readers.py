@@ -67,8 +67,8 @@ def open_pixels(path: str | Path, max_pixels: int) -> Pixels:
       The file.
 
     Raises:
-      ImageFileError: no 8-bit RGB, too large, or damaged.
-      SlideFileError: a whole slide that no reader takes.
+      ImageFileError: no 8-bit RGB, or too large.
+      SlideFileError: damaged, or a whole slide that no reader takes.
       ImportError: a whole slide, and no package that reads it.
       OSError: the file is not there.
 
@@ -108,7 +108,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """Height and width of a PNG, from its header alone.
 
     Raises:
-      ImageFileError: it is none.
+      SlideFileError: it is none.
       OSError: the file is not there or may not be read.
     """
     with open(path, "rb") as file:
@@ -117,9 +117,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
                 with Image.open(file, formats=("PNG",)) as image:
                     return image.height, image.width
         except Exception as error:  # decoders raise many types at damaged files
-            raise images.ImageFileError(
-                f"{path}: cannot be read as a PNG: {error}"
-            ) from error
+            raise SlideFileError(f"{path}: cannot be read as a PNG: {error}") from error
 
 
 def _is_reduced(page: Any, first: Any) -> bool:
@@ -128,8 +126,21 @@ def _is_reduced(page: Any, first: Any) -> bool:
     return bool(page.subfiletype & 1) and page.samplesperpixel == first.samplesperpixel
 
 
+def read_channels(path: Path, max_pixels: int) -> np.ndarray:
+    """As `images.read_channels`.
+
+    Raises:
+      SlideFileError: where that raises ImageFileError.
+      OSError: the file is not there or may not be read.
+    """
+    try:
+        return images.read_channels(path, max_pixels)
+    except images.ImageFileError as error:
+        raise SlideFileError(str(error)) from error
+
+
 def _read_plain(path: Path, max_pixels: int) -> np.ndarray:
-    pixels = images.read_channels(path, max_pixels)
+    pixels = read_channels(path, max_pixels)
     if pixels.shape[-1] == 4 and pixels.dtype == np.uint8:
         if (pixels[..., 3] == 255).all():
             warnings.warn(

@@ -318,7 +318,7 @@ def read_mask(path: Path, threshold: int, max_pixels: int) -> np.ndarray:
     Raises:
       ValueError: colour, other values (ten of them are listed), or all of it is 1.
     """
-    pixels = images.read_channels(path, max_pixels)
+    pixels = slide_readers.read_channels(path, max_pixels)
     if pixels.shape[-1] in (2, 4):
         pixels = pixels[..., :-1]
     if (pixels != pixels[..., :1]).any():

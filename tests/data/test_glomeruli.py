@@ -364,12 +364,11 @@ def test_synthetic_tiles_join_and_a_lower_share_is_part_of_a_higher(tmp_path, se
 
 
 def test_the_pool_shows_generated_pixels_and_no_validation_group(tmp_path, sets):
-    config = with_synthetic(tmp_path, sets, 20)
-    data = build(config)
-    held = data.summary["groups"]["validation"]
-    own = 3 if held[0] in {f"p{k}" for k in range(4)} else 4
-    # Tiles at rows 0 and columns 0, 32, 64 see the generated rectangle.
-    assert data.summary["synthetic"]["pool"] == 3 * own
+    for seed, group, slides_of_pool in ((3, "p4", 4), (0, "p2", 3)):
+        data = build(with_synthetic(tmp_path, sets, 20, seed=seed))
+        assert data.summary["groups"]["validation"] == [group]
+        # Tiles at row 0 and columns 0, 32, 64 see the generated rectangle.
+        assert data.summary["synthetic"]["pool"] == 3 * slides_of_pool
     singly = build(with_synthetic(tmp_path, sets, 20, **{"data.split_unit": "tile"}))
     assert singly.summary["synthetic"]["pool"] == 12
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from jaxinpaint.data import phantom_histology
 from jaxinpaint.data.phantom_histology import phantom_slide, phantom_slides
 
 FORM = {"scale": 0.25, "normal": 5, "sclerosed": 3}
@@ -57,6 +58,18 @@ def test_masks_are_disjoint_and_lie_on_tissue(whole):
     assert not (slide.label.sum(axis=-1) > 1).any()
     assert not (slide.label.any(axis=-1) & ~slide.tissue).any()
     np.testing.assert_array_equal(slide.label.any(axis=-1), slide.instances > 0)
+
+
+def test_what_sticks_out_of_the_tissue_is_cut(monkeypatch):
+    monkeypatch.setitem(phantom_histology.UNEVEN, "normal", 1.5)
+    cut = 0
+    for seed in range(4):
+        slide = phantom_slide(110, 240, stain="PAS", seed=seed, **FORM)
+        assert not (slide.label.any(axis=-1) & ~slide.tissue).any()
+        for number, _ in enumerate(slide.glomeruli, 1):
+            rows = np.nonzero(slide.instances == number)[0]
+            cut += rows.min() < 12 or rows.max() > 98
+    assert cut  # some reach the borders, at rows 6.6 and 104.5
 
 
 def test_centres_keep_their_distance():

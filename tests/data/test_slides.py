@@ -171,10 +171,10 @@ def test_few_pixels_of_both_classes_are_sclerosed_and_many_an_error(tmp_path):
     assert label[39, 39].tolist() == [0, 1]
     assert label.sum() == 1600 + 441 - 1
     add(
-        tmp_path, "a", image, box(80, 80, (0, 0, 40, 40)), box(80, 80, (38, 37, 60, 60))
+        tmp_path, "a", image, box(80, 80, (0, 0, 40, 40)), box(80, 80, (39, 37, 60, 60))
     )
     with pytest.raises(
-        ValueError, match="6 pixels, within rows 38 to 39 and columns 37 to 39"
+        ValueError, match="3 pixels, within rows 39 to 39 and columns 37 to 39"
     ):
         label_of(tmp_path)
 
