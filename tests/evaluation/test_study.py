@@ -220,6 +220,11 @@ def test_a_wrong_model_comes_to_light_before_anything_is_trained(
     with pytest.raises(ValueError, match="multiples of 256"):
         driver.study(config, tmp_path)
     assert parts.calls == []
+    config.study.models = ("unet",)
+    config.study.outlines = "drawn"
+    with pytest.raises(ValueError, match="outlines is 'drawn'"):
+        driver.study(config, tmp_path)
+    assert not list(tmp_path.iterdir())  # another config may begin here
 
 
 def test_what_is_written(tmp_path, parts, config):
