@@ -1,13 +1,15 @@
 """Sclerosed glomeruli, run 1 of 3: a DCGAN learns the outlines of sclerosed glomeruli.
 
 python train.py --config=configs/glomeruli_masks.py:demo --workdir=runs/masks
+python eval.py --config=configs/glomeruli_masks.py:demo --workdir=runs/masks
 
 paper   outlines of 64 x 64 pixels, batch 64, 10,000 steps, about 7e14 FLOP. Needs your
         own slides in config.data.source.
 demo    a thin DCGAN on outlines of phantom tissue at a quarter of the size.
 smoke   seconds; for the contract tests.
 
-The run has no score: `jaxinpaint synthesize` makes outlines of its last checkpoint.
+No outline is right or wrong: eval.py shows some and compares their sizes with those of
+the training outlines. `jaxinpaint synthesize` makes its outlines of the last checkpoint.
 """
 
 from ml_collections import ConfigDict
