@@ -18,8 +18,9 @@ PRESETS = {
     "paper": {},
     "demo": {
         "batch_size": 16,
-        "steps": 600,
-        "gan.width": 24,
+        "steps": 1000,
+        "gan.width": 8,
+        "optimizer.learning_rate": 2e-3,
         "data.crop_size": 64,
         "data.min_area": 25,
         "data.max_radius": 30,
