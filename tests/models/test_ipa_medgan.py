@@ -140,7 +140,12 @@ def rows(table):
 
 
 def generator(widths=THIN, **changed):
-    fields = {"cascade_depth": 2, "share_weights": False, "channel_multiple": 1}
+    fields = {
+        "cascade_depth": 2,
+        "share_weights": False,
+        "channel_multiple": 1,
+        "norm_decay": 0.99,
+    }
     return Generator(widths, **(fields | {"dtype": F32} | changed))
 
 
