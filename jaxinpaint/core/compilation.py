@@ -18,7 +18,7 @@ def keep_programs(folder: Path) -> None:
     Args:
       folder: of all runs of this person; made when it is needed.
     """
-    if jax.config.read("jax_compilation_cache_dir") is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", LIMIT)
