@@ -20,7 +20,7 @@ PRESETS = {
     "demo": {
         "batch_size": 8,
         "image_size": 128,
-        "steps": 300,
+        "steps": 500,
         "segment.model": "unet",
         "segment.widths": (8, 16, 32, 64),
         "optimizer.epochs": 20,

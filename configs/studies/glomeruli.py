@@ -26,6 +26,7 @@ PRESETS = {
     "demo": {
         "study.percents": (0.0, 100.0),
         "study.models": ("unet",),
+        "study.without_augmentation": False,
         "study.seeds": (0, 1, 2),
     },
     "smoke": {
