@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jaxinpaint
-from jaxinpaint.commands import score, search, study, synthesize, weights
+from jaxinpaint.commands import prepare, score, search, study, synthesize, weights
 
 
 class Command(NamedTuple):
@@ -27,6 +27,11 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "prepare": Command(
+        "Checks your own data and makes them ready for config.data.source.",
+        prepare.add_arguments,
+        prepare.run,
+    ),
     "score": Command(
         "Scores what any program restored, in the hole and over the whole image.",
         score.add_arguments,
