@@ -9,6 +9,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from jaxinpaint.core.compilation import keep_programs
+from jaxinpaint.data.keeping import default_cache_dir
 from jaxinpaint.evaluation.evaluate import evaluate
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -26,6 +28,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}", exitcode=2)
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries tell every restore
+    keep_programs(default_cache_dir() / "programs")
     try:
         report = evaluate(CONFIG.value, Path(WORKDIR.value), STEP.value)
     except (ValueError, OSError, ImportError) as error:

@@ -12,7 +12,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxinpaint import systems
+from jaxinpaint.core.compilation import keep_programs
 from jaxinpaint.data import pipeline
+from jaxinpaint.data.keeping import default_cache_dir
 from jaxinpaint.training.guard import NonFiniteError
 from jaxinpaint.training.loop import train
 
@@ -38,6 +40,7 @@ def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise ValueError(f"unexpected arguments: {argv[1:]}")
         config = CONFIG.value
+        keep_programs(default_cache_dir() / "programs")
         join_processes()
         system = systems.build(config)
         rank, count = jax.process_index(), jax.process_count()

@@ -1,13 +1,15 @@
 """Sclerosed glomeruli, run 1 of 3: a DCGAN learns the outlines of sclerosed glomeruli.
 
 python train.py --config=configs/glomeruli_masks.py:demo --workdir=runs/masks
+python eval.py --config=configs/glomeruli_masks.py:demo --workdir=runs/masks
 
 paper   outlines of 64 x 64 pixels, batch 64, 10,000 steps, about 7e14 FLOP. Needs your
         own slides in config.data.source.
 demo    a thin DCGAN on outlines of phantom tissue at a quarter of the size.
 smoke   seconds; for the contract tests.
 
-The run has no score: `jaxinpaint synthesize` makes outlines of its last checkpoint.
+No outline is right or wrong: eval.py shows some and compares their sizes with those of
+the training outlines. `jaxinpaint synthesize` makes its outlines of the last checkpoint.
 """
 
 from ml_collections import ConfigDict
@@ -15,19 +17,20 @@ from ml_collections import ConfigDict
 PRESETS = {
     "paper": {},
     "demo": {
-        "batch_size": 16,
-        "steps": 600,
-        "gan.width": 24,
+        "batch_size": 8,
+        "steps": 1000,
+        "gan.width": 8,
+        "optimizer.learning_rate": 2e-3,
         "data.crop_size": 64,
         "data.min_area": 25,
         "data.max_radius": 30,
-        "data.phantom.slides": 12,
-        "data.phantom.test_slides": 6,
+        "data.phantom.slides": 10,
+        "data.phantom.test_slides": 12,
         "data.phantom.height": 256,
         "data.phantom.width": 256,
         "data.phantom.scale": 0.25,
         "data.phantom.normal": 5,
-        "data.phantom.sclerosed": 2,
+        "data.phantom.sclerosed": 1,
         "train.log_every": 10,
         "train.panel_every": 300,
         "train.save_every": 300,

@@ -91,6 +91,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "cascade_depth": 2,
         "share_weights": False,
         "channel_multiple": 1,  # 8 pads channels for accelerators; no value changes
+        "norm_decay": 0.99,  # of the running averages of the generator's norms
         "patch_widths": (64, 128, 256, 512),
         "global_widths": (64, 128, 256, 512, 512, 512),
         "hole_fill": -1.0,  # the level that the network finds in a hole

@@ -9,7 +9,18 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jaxinpaint
-from jaxinpaint.commands import prepare, score, search, study, synthesize, weights
+from jaxinpaint.commands import (
+    doctor,
+    fill,
+    masks,
+    prepare,
+    score,
+    search,
+    study,
+    synthesize,
+    weights,
+)
+from jaxinpaint.data.keeping import default_cache_dir
 
 
 class Command(NamedTuple):
@@ -19,14 +30,32 @@ class Command(NamedTuple):
       help: what it does, in a line.
       arguments: adds its arguments to its parser.
       run: does it; returns the exit code, 0 done or 1 where some items failed.
+      compiles: it runs networks, whose programs are worth keeping.
     """
 
     help: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    compiles: bool = False
 
 
 COMMANDS: dict[str, Command] = {
+    "doctor": Command(
+        "Shows versions, devices, caches and optional packages.",
+        doctor.add_arguments,
+        doctor.run,
+    ),
+    "fill": Command(
+        "Restores pictures with a trained run; valid pixels stay bit for bit.",
+        fill.add_arguments,
+        fill.run,
+        compiles=True,
+    ),
+    "masks": Command(
+        "Writes a seeded set of masks with a manifest.",
+        masks.add_arguments,
+        masks.run,
+    ),
     "prepare": Command(
         "Checks your own data and makes them ready for config.data.source.",
         prepare.add_arguments,
@@ -41,16 +70,19 @@ COMMANDS: dict[str, Command] = {
         "Searches for the weights of a system's losses that its paper does not print.",
         search.add_arguments,
         search.run,
+        compiles=True,
     ),
     "study": Command(
         "Runs a study of synthetic glomeruli: every training of the paper's tables.",
         study.add_arguments,
         study.run,
+        compiles=True,
     ),
     "synthesize": Command(
         "Puts new sclerosed glomeruli on training slides, with labels and provenance.",
         synthesize.add_arguments,
         synthesize.run,
+        compiles=True,
     ),
     "weights": Command(
         "Pretrained feature networks: list, import, verify.",
@@ -80,8 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         own = below.add_parser(name, help=command.help, description=command.help)
         command.arguments(own)
     parsed = parser.parse_args(arguments)
+    command = COMMANDS[parsed.command]
+    if command.compiles:
+        from jaxinpaint.core.compilation import keep_programs  # imports jax
+
+        keep_programs(default_cache_dir() / "programs")
     try:
-        return COMMANDS[parsed.command].run(parsed)
+        return command.run(parsed)
     except (ValueError, OSError, ImportError) as error:
         text = " ".join(str(error).split())
         print(f"jaxinpaint {parsed.command}: {text}", file=sys.stderr)

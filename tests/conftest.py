@@ -1,7 +1,18 @@
+import atexit
 import os
+import shutil
+import tempfile
 
-import jax
-import pytest
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+if CACHE not in os.environ:
+    # One folder for the workers of a session and the commands that its tests start, so
+    # that what one has compiled no other compiles again.
+    os.environ[CACHE] = tempfile.mkdtemp(prefix="jaxinpaint-programs-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")

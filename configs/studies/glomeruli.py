@@ -26,7 +26,7 @@ PRESETS = {
     "demo": {
         "study.percents": (0.0, 100.0),
         "study.models": ("unet",),
-        "study.seeds": (0, 1),
+        "study.seeds": (0, 1, 2),
     },
     "smoke": {
         "study.percents": (0.0, 100.0),

@@ -23,7 +23,7 @@ MAX_SECTIONS = 100_000  # files of a folder, pages of a file
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEFLATE = (8, 32946)
 # None, LZW, JPEG, PackBits, Deflate: what these decode to is bounded by the header.
 _COMPRESSIONS = (1, 5, 7, 32773, *_DEFLATE)
@@ -58,7 +58,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def decode_image(file: BinaryIO, name: str, max_pixels: int) -> np.ndarray:
     """As `read_image`, of an open file or bytes; `name` is for the message."""
-    return _drop_alpha(_decode(file, name, max_pixels), name)
+    return _drop_alpha(decode_with_alpha(file, name, max_pixels), name)
 
 
 def read_channels(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -68,7 +68,7 @@ def read_channels(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       uint8 or uint16 [H, W, 1 to 4]; of 2 and 4 channels the last is alpha.
     """
     with open(path, "rb") as file:
-        return _decode(file, str(path), max_pixels)
+        return decode_with_alpha(file, str(path), max_pixels)
 
 
 def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -202,7 +202,7 @@ def read_sections(
       ImageFileError: as `read_image`.
     """
     with open(files[0], "rb") as file:
-        if len(files) == 1 and file.read(4) in _TIFF:
+        if len(files) == 1 and file.read(4) in TIFF:
             file.seek(0)
             pages = _tiff_pages(file, str(files[0]), max_pixels)
             for z, pixels in enumerate(pages):
@@ -224,11 +224,11 @@ def _drop_alpha(pixels: np.ndarray, name: str) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _decode(file: BinaryIO, name: str, max_pixels: int) -> np.ndarray:
-    """Pixels [H, W, 1 to 4]; channels 2 and 4 end in alpha."""
+def decode_with_alpha(file: BinaryIO, name: str, max_pixels: int) -> np.ndarray:
+    """As `decode_image`, with alpha: [H, W, 1 to 4], of which 2 and 4 end in it."""
     head = file.read(32)
     file.seek(0)
-    if head[:4] in _TIFF:
+    if head[:4] in TIFF:
         pages = _tiff_pages(file, name, max_pixels)
         pixels = next(pages)
         if next(pages, None) is not None:
@@ -310,11 +310,11 @@ def _tiff_pages(file: BinaryIO, name: str, max_pixels: int) -> Iterator[np.ndarr
             count = series.shape[0] if len(series.axes.rstrip("S")) == 3 else 1
             if count > MAX_SECTIONS:
                 raise ImageFileError(f"{name}: has more than {MAX_SECTIONS} pages.")
-            _check_tiff_page(series.keyframe, name, max_pixels)
+            check_tiff_page(series.keyframe, name, max_pixels)
             if len(series.pages) == count:
                 for index in range(count):
                     page = series.pages[index]
-                    _check_tiff_data(tiff, page, name, size)
+                    check_tiff_data(tiff, page, name, size)
                     yield _tiff_pixels(page.asarray(), series.shape, name)
             elif series.dataoffset is not None and (
                 series.dataoffset + series.nbytes <= size
@@ -344,14 +344,22 @@ def _tiff_pixels(pixels: np.ndarray, shape: tuple[int, ...], name: str) -> np.nd
     return np.ascontiguousarray(pixels)
 
 
-def _check_tiff_page(page: tifffile.TiffPage, name: str, max_pixels: int) -> None:
-    """Refuses from the header what would be too large or misread."""
+def check_tiff_page(
+    page: tifffile.TiffPage, name: str, max_pixels: int, *, deep_colour: bool = False
+) -> None:
+    """Refuses from the header what would be too large or misread.
+
+    `deep_colour` says whether 16 bits a channel of colour are taken.
+
+    Raises:
+      ImageFileError: it is.
+    """
     expect_pixels(name, page.imagelength, page.imagewidth, max_pixels)
     bits = page.bitspersample
     kind = None if page.dtype is None else str(page.dtype)
     if kind not in ("bool", "uint8", "uint16") or bits not in (1, 8, 16):
         raise ImageFileError(f"{name}: {kind} ({bits} bits) is not uint8 or uint16.")
-    if bits == 16 and page.samplesperpixel > 1:
+    if bits == 16 and page.samplesperpixel > 1 and not deep_colour:
         raise ImageFileError(
             f"{name}: 16 bits a channel are supported for grey alone; "
             "convert it to 8-bit colour or to 16-bit grey."
@@ -370,13 +378,17 @@ def _check_tiff_page(page: tifffile.TiffPage, name: str, max_pixels: int) -> Non
         raise ImageFileError(f"{name}: declares strips larger than the image.")
 
 
-def _check_tiff_data(
+def check_tiff_data(
     tiff: tifffile.TiffFile,
     page: tifffile.TiffPage | tifffile.TiffFrame,
     name: str,
     size: int,
 ) -> None:
-    """Refuses data outside the file, absent, or inflating beyond its strip."""
+    """Refuses data outside the file, absent, or inflating beyond its strip.
+
+    Raises:
+      ImageFileError: it is.
+    """
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     if not segments or any(o <= 0 or n <= 0 or o + n > size for o, n in segments):
         raise ImageFileError(f"{name}: the file is cut short.")

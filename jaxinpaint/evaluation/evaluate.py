@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from jaxinpaint import systems
 from jaxinpaint.evaluation.checkpoint import evaluate_run
+from jaxinpaint.evaluation.outlines import evaluate_outlines
 from jaxinpaint.evaluation.segmentation import evaluate_segmentation
 
 
@@ -26,4 +27,6 @@ def evaluate(config: ConfigDict, workdir: Path, step: int | None) -> Path:
     asked = systems.build(config).batch_spec
     if "label" in asked:
         return evaluate_segmentation(config, workdir, step)
+    if "mask" not in asked:
+        return evaluate_outlines(config, workdir, step)
     return evaluate_run(config, workdir, step)

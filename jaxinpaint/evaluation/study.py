@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from jaxinpaint import systems
+from jaxinpaint.core.checks import expect_choice
 from jaxinpaint.data import pipeline
 from jaxinpaint.data.slides import open_slides
 from jaxinpaint.evaluation.evaluate import evaluate
@@ -31,6 +32,7 @@ from jaxinpaint.training.workdir import differences, refuse, to_json, write_atom
 
 FREE = ("data.threads", "data.cache_dir")  # ends of keys that may change on the way
 FREE_PARTS = (".train.", ".eval.")
+OUTLINES = ("network", "real")  # drawn by a network, or those of the training slides
 
 
 class Stopped(BaseException):
@@ -83,12 +85,13 @@ def study(config: ConfigDict, workdir: Path) -> int:
       ImportError: an extra is needed and not installed.
       NonFiniteError: the training of the outlines or of the inpainting diverged.
     """
-    keep_config(config, workdir)
     console = Console(stderr=True, soft_wrap=True)
     options, parts = config.study, parts_of(config)
+    expect_choice("config.study.outlines", options.outlines, OUTLINES)
     plans = plan(options)
     for one in plans:  # wrong sizes come to light now, not after days
         systems.build(segmenter_config(parts["segment"], one, workdir))
+    keep_config(config, workdir)
     failed = []
     try:
         with signals():
@@ -181,7 +184,7 @@ def make_pool(
     real = options.outlines == "real"
     if not real:
         tell("Outlines")
-        train_part(parts["masks"], workdir / "masks")
+        finish(parts["masks"], workdir / "masks")
     tell("Inpainting")
     finish(parts["inpaint"], workdir / "inpaint")
     output = workdir / "synthetic"

@@ -83,7 +83,7 @@ def predictor(
       are float32, cropped like the images and not composited. Where no mask has a hole
       and nothing is asked for whole, no network runs and there are no fields. It
       raises InpaintInputError where `validate_inputs` of the system does, or where
-      nothing can be derived.
+      nothing can be derived, and ValueError where an image is not finite.
 
     Raises:
       ValueError: `also` or `whole` names what is no image that the system predicts.
@@ -122,6 +122,8 @@ def predictor(
         found = {}
         for name, out in forward(variables, frozen, padded).items():
             array = np.array(out[:, :height, :width])
+            if name in images:
+                _expect_finite(name, array, free)
             if name not in images and name not in whole:
                 found[name] = array.astype(np.float32)
                 continue
@@ -134,6 +136,20 @@ def predictor(
         return found
 
     return predict
+
+
+def _expect_finite(name: str, image: np.ndarray, free: np.ndarray) -> None:
+    """Refuses numbers that no level stands for.
+
+    Raises:
+      ValueError: NaN or infinity where `free` is True.
+    """
+    broken = ~np.isfinite(image) & free
+    if broken.any():
+        raise ValueError(
+            f"restore: the network's {name} is NaN or infinite in {int(broken.sum())} "
+            "values; its training diverged, so take an earlier step."
+        )
 
 
 def whole_name(name: str) -> str:

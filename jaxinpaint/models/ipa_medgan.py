@@ -11,6 +11,8 @@ norm); the discriminators are those of pix2pix. Sections are those of this
 project's specification.
 """
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -49,14 +51,27 @@ def pool(x: jax.Array) -> jax.Array:
     return jnp.where(x[:, :, 0] >= x[:, :, 1], x[:, :, 0], x[:, :, 1])
 
 
+class Form(NamedTuple):
+    """What all layers of a generator share.
+
+    Attributes:
+      multiple: of channels that features are padded to.
+      decay: of the norms' running averages.
+      dtype: of compute.
+    """
+
+    multiple: int
+    decay: float
+    dtype: jnp.dtype
+
+
 class ConvNorm(nn.Module):
     """A convolution without bias and a batch norm of its own, offset only."""
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     size: int
-    multiple: int
-    dtype: jnp.dtype
+    form: Form
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -66,19 +81,18 @@ class ConvNorm(nn.Module):
             self.outputs,
             self.size,
             GLOROT,
-            self.multiple,
-            self.dtype,
+            self.form.multiple,
+            self.form.dtype,
             name="conv",
         )
-        norm = norm_of(self.outputs, False, self.multiple, self.dtype, "bn")
+        norm = norm_of(self.outputs, False, self.form, "bn")
         return norm(conv(x), train=train)
 
 
-def norm_of(
-    parts: tuple[int, ...], scale: bool, multiple: int, dtype: jnp.dtype, name: str
-) -> AlignedNorm:
-    """A batch norm as the generator has it, with Keras's constants."""
-    return AlignedNorm(parts, scale, 0.99, 1e-3, multiple, dtype, name=name)
+def norm_of(parts: tuple[int, ...], scale: bool, form: Form, name: str) -> AlignedNorm:
+    """A batch norm as the generator has it, with Keras's epsilon."""
+    multiple, decay, dtype = form
+    return AlignedNorm(parts, scale, decay, 1e-3, multiple, dtype, name=name)
 
 
 class MultiResBlock(nn.Module):
@@ -86,8 +100,7 @@ class MultiResBlock(nn.Module):
 
     inputs: tuple[int, ...]
     width: int
-    multiple: int
-    dtype: jnp.dtype
+    form: Form
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -97,10 +110,10 @@ class MultiResBlock(nn.Module):
         def conv(
             name: str, inputs: tuple[int, ...], outputs: tuple[int, ...], size: int
         ) -> ConvNorm:
-            return ConvNorm(inputs, outputs, size, self.multiple, self.dtype, name=name)
+            return ConvNorm(inputs, outputs, size, self.form, name=name)
 
         def norm(name: str) -> AlignedNorm:
-            return norm_of(parts, True, self.multiple, self.dtype, name)
+            return norm_of(parts, True, self.form, name)
 
         short = conv("shortcut", self.inputs, parts, 1)(x, train=train)
         row, inputs = [x], self.inputs
@@ -118,17 +131,14 @@ class ResPath(nn.Module):
     inputs: tuple[int, ...]
     width: int
     steps: int
-    multiple: int
-    dtype: jnp.dtype
+    form: Form
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, inputs] -> [B, H, W, width]."""
         inputs = self.inputs
         for i in range(self.steps):
-            step = ResStep(
-                inputs, self.width, self.multiple, self.dtype, name=f"step{i}"
-            )
+            step = ResStep(inputs, self.width, self.form, name=f"step{i}")
             x = step(x, train=train)
             inputs = (self.width,)
         return x
@@ -139,17 +149,16 @@ class ResStep(nn.Module):
 
     inputs: tuple[int, ...]
     width: int
-    multiple: int
-    dtype: jnp.dtype
+    form: Form
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, inputs] -> [B, H, W, width]."""
-        parts, rest = (self.width,), (self.multiple, self.dtype)
-        short = ConvNorm(self.inputs, parts, 1, *rest, name="shortcut")(x, train=train)
-        layer = ConvNorm(self.inputs, parts, 3, *rest, name="conv")
+        parts, form = (self.width,), self.form
+        short = ConvNorm(self.inputs, parts, 1, form, name="shortcut")(x, train=train)
+        layer = ConvNorm(self.inputs, parts, 3, form, name="conv")
         x = nn.relu(layer(x, train=train)) + short
-        return norm_of(parts, True, *rest, "bn_out")(nn.relu(x), train=train)
+        return norm_of(parts, True, form, "bn_out")(nn.relu(x), train=train)
 
 
 class Head(nn.Module):
@@ -180,35 +189,33 @@ class MultiResUNet(nn.Module):
 
     Attributes:
       widths: of the levels' blocks, the finest first.
-      multiple: of channels that features are padded to.
-      dtype: of compute.
+      form: of all its layers.
     """
 
     widths: tuple[int, ...]
-    multiple: int
-    dtype: jnp.dtype
+    form: Form
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
         """[B, H, W, C] float32 -> [B, H, W, 1] float32 in [-1, 1]."""
-        rest = (self.multiple, self.dtype)
+        form, rest = self.form, (self.form.multiple, self.form.dtype)
         depth = len(self.widths)
         parts: tuple[int, ...] = (image.shape[-1],)
-        x = spread(image, 3, parts, self.multiple).astype(self.dtype)
+        x = spread(image, 3, parts, form.multiple).astype(form.dtype)
         paths = []
         for level, width in enumerate(self.widths[:-1], 1):
-            block = MultiResBlock(parts, width, *rest, name=f"enc{level}")
+            block = MultiResBlock(parts, width, form, name=f"enc{level}")
             x, parts = block(x, train=train), block_widths(width)
-            path = ResPath(parts, width, depth - level, *rest, name=f"respath{level}")
+            path = ResPath(parts, width, depth - level, form, name=f"respath{level}")
             paths.append(path(x, train=train))
             x = pool(x)
-        block = MultiResBlock(parts, self.widths[-1], *rest, name="bottleneck")
+        block = MultiResBlock(parts, self.widths[-1], form, name="bottleneck")
         x, parts = block(x, train=train), block_widths(self.widths[-1])
         for level in range(depth - 1, 0, -1):
             width = self.widths[level - 1]
             x = AlignedEnlarge(parts, width, GLOROT, *rest, name=f"up{level}")(x)
             x = jnp.concatenate([x, paths[level - 1]], axis=-1)
-            block = MultiResBlock((width, width), width, *rest, name=f"dec{level}")
+            block = MultiResBlock((width, width), width, form, name=f"dec{level}")
             x, parts = block(x, train=train), block_widths(width)
         # Deviation (MultiResUNet): no norm of the single output channel, which would
         # make an image's grey level depend on its batch; tanh for the range.
@@ -225,6 +232,7 @@ class Generator(nn.Module):
       channel_multiple: channels are padded with zeros to multiples of it inside the
         networks, 8 for accelerators, 1 for none. Variables keep their shapes, and no
         value changes.
+      norm_decay: of the norms' running averages, 0.99 as Keras has it.
       dtype: of the convolutions; parameters, statistics and the images stay float32.
     """
 
@@ -232,6 +240,7 @@ class Generator(nn.Module):
     cascade_depth: int
     share_weights: bool
     channel_multiple: int
+    norm_decay: float
     dtype: jnp.dtype
 
     @nn.compact
@@ -263,10 +272,9 @@ class Generator(nn.Module):
         expect_multiple(where, shape, stride, stride)
         expect_dtype(where, "damaged", damaged, "float32")
         made = 1 if self.share_weights else self.cascade_depth
+        form = Form(self.channel_multiple, self.norm_decay, self.dtype)
         networks = [
-            MultiResUNet(
-                self.widths, self.channel_multiple, self.dtype, name=f"unet_{letter}"
-            )
+            MultiResUNet(self.widths, form, name=f"unet_{letter}")
             for letter in LETTERS[:made]
         ]
         images = [damaged]

@@ -118,6 +118,33 @@ def score_by_hole(
     return _svg(figure)
 
 
+def histogram(values: Mapping[str, Sequence[float]], bins: int) -> str:
+    """Draws how values are distributed, one line a series, over common bins.
+
+    Args:
+      values: by name of the series; a series without a value draws no line.
+      bins: how many, from the least to the largest of all values.
+
+    Returns:
+      SVG with a legend; each line encloses an area of 1.
+    """
+    figure, axes = _axes(4.4, 2.5)
+    everything = [value for several in values.values() for value in several]
+    edges = np.histogram_bin_edges(everything, bins)
+    for index, (name, several) in enumerate(values.items()):
+        if len(several):
+            heights, _ = np.histogram(several, edges, density=True)
+            colour = COLOURS[index % len(COLOURS)]
+            # Whole and dashed, for who does not see the colours.
+            style = "-" if index % 2 == 0 else "--"
+            axes.stairs(heights, edges, color=colour, label=name, ls=style, lw=1.6)
+    if everything:
+        legend = axes.legend(fontsize=8, frameon=False)
+        for text in legend.get_texts():
+            text.set_color(_INK)
+    return _svg(figure)
+
+
 def mark_of(index: int) -> int:
     """Which marker a method has; where the colours begin again it is another one."""
     return (index + index // len(COLOURS)) % len(MARKERS)

@@ -24,6 +24,7 @@ from jaxinpaint.core.checks import (
     UnalignedSizeError,
     check_image,
     check_mask_values,
+    expect_choice,
     expect_dtype,
     expect_shape,
 )
@@ -93,6 +94,7 @@ def build(config: ConfigDict) -> System:
         cascade_depth=options.cascade_depth,
         share_weights=options.share_weights,
         channel_multiple=options.channel_multiple,
+        norm_decay=options.norm_decay,
         dtype=dtype,
     )
     judges: dict[str, nn.Module] = {
@@ -234,10 +236,7 @@ def check_config(config: ConfigDict) -> None:
     """
     for key, choices in CHOICES.items():
         section, name = key.split(".")
-        if config[section][name] not in choices:
-            raise ValueError(
-                f"config.{key} is {config[section][name]!r}; the choices are {choices}."
-            )
+        expect_choice(f"config.{key}", config[section][name], choices)
     if config.channels != 1:
         raise ValueError(
             f"config.channels is {config.channels}; ipA-MedGAN restores grey slices, "

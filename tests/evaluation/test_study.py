@@ -135,7 +135,8 @@ def test_parts_in_order_and_only_once(tmp_path, parts, config, outlines, masks):
     config.study.outlines = outlines
     config.study.seeds = (0,)
     assert driver.study(config, tmp_path) == 0
-    trained = [("train", "masks")] if outlines == "network" else []
+    own = [("train", "masks"), ("evaluate", "masks")]
+    trained = own if outlines == "network" else []
     source = masks if masks == "real" else str(tmp_path / "masks")
     want = [*trained, ("train", "inpaint"), ("evaluate", "inpaint")]
     want.append(("synthesize", source))
@@ -219,6 +220,11 @@ def test_a_wrong_model_comes_to_light_before_anything_is_trained(
     with pytest.raises(ValueError, match="multiples of 256"):
         driver.study(config, tmp_path)
     assert parts.calls == []
+    config.study.models = ("unet",)
+    config.study.outlines = "drawn"
+    with pytest.raises(ValueError, match="outlines is 'drawn'"):
+        driver.study(config, tmp_path)
+    assert not list(tmp_path.iterdir())  # another config may begin here
 
 
 def test_what_is_written(tmp_path, parts, config):

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import flops
 from jaxinpaint.models.ipa_medgan import (
+    Form,
     Generator,
     GlobalDiscriminator,
     MultiResUNet,
@@ -140,7 +141,12 @@ def rows(table):
 
 
 def generator(widths=THIN, **changed):
-    fields = {"cascade_depth": 2, "share_weights": False, "channel_multiple": 1}
+    fields = {
+        "cascade_depth": 2,
+        "share_weights": False,
+        "channel_multiple": 1,
+        "norm_decay": 0.99,
+    }
     return Generator(widths, **(fields | {"dtype": F32} | changed))
 
 
@@ -227,14 +233,14 @@ def test_parameter_counts(published):
 
 def test_published_count_of_the_reference():
     """With three channels in; there a norm with offset stands for the head's bias."""
-    net = MultiResUNet(WIDTHS, 1, F32)
+    net = MultiResUNet(WIDTHS, Form(1, 0.99, F32))
     variables = abstract(net, spec(1, 256, 256, 3))
     head = variables["params"].pop("head")
     assert count(variables) + head["kernel"].size + 1 + 2 == 7_262_750
 
 
 def test_padding_leaves_the_variables_alone(published):
-    net = MultiResUNet(WIDTHS, 8, F32)
+    net = MultiResUNet(WIDTHS, Form(8, 0.99, F32))
     unet = {k: v["unet_a"] for k, v in published.items()}
     assert shapes(abstract(net, SLICE)) == shapes(unet)
 
@@ -416,7 +422,7 @@ def short():
             x = 0.8 + 0.2 * x if "scale" in name or "var" in name else 0.4 + 0.2 * x
         return x.astype(np.float32)
 
-    empty = abstract(MultiResUNet(SHORT, 1, F32), image)
+    empty = abstract(MultiResUNet(SHORT, Form(1, 0.99, F32)), image)
     variables = jax.tree_util.tree_map_with_path(fill, empty)
     weight = draw.normal(size=image.shape).astype(np.float32)
     return variables, image, weight
@@ -424,7 +430,7 @@ def short():
 
 def update(short, multiple):
     """The image, statistics and gradients of a training pass in float64."""
-    net = MultiResUNet(SHORT, multiple, jnp.dtype("float64"))
+    net = MultiResUNet(SHORT, Form(multiple, 0.99, jnp.dtype("float64")))
 
     def loss(params, image):
         state = variables | {"params": params}
@@ -457,13 +463,16 @@ def predict(net, variables, image):
 @pytest.fixture(scope="module")
 def whole(short):
     """The plain network's prediction, to be called with images."""
-    net = MultiResUNet(SHORT, 1, F32)
+    net = MultiResUNet(SHORT, Form(1, 0.99, F32))
     return functools.partial(quick(functools.partial(net.apply, train=False)), short[0])
 
 
 def test_padding_changes_no_value_in_prediction(short, whole):
     variables, image, _ = short
-    got, want = predict(MultiResUNet(SHORT, 8, F32), variables, image), whole(image)
+    got, want = (
+        predict(MultiResUNet(SHORT, Form(8, 0.99, F32)), variables, image),
+        whole(image),
+    )
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     assert 0.1 < want.std() and np.abs(want).max() < 1
 
@@ -487,7 +496,9 @@ def operands(jaxpr):
 
 def test_padded_convolutions_have_multiples_of_8(published):
     variables = {k: v["unet_a"] for k, v in published.items()}
-    found = list(operands(traced(MultiResUNet(WIDTHS, 8, F32), variables, SLICE)[0]))
+    found = list(
+        operands(traced(MultiResUNet(WIDTHS, Form(8, 0.99, F32)), variables, SLICE)[0])
+    )
     names = [name for name, _ in found]
     assert names.count("conv_general_dilated") == 56
     assert names.count("dot_general") == 5  # four enlargements and the head
@@ -517,7 +528,7 @@ def test_shared_weights_are_the_same_network_again(short, whole):
 
 def test_bfloat16_stays_near_float32(short, whole):
     variables, image, _ = short
-    net = MultiResUNet(SHORT, 8, HALF)
+    net = MultiResUNet(SHORT, Form(8, 0.99, HALF))
     assert {x.dtype for x in jax.tree.leaves(abstract(net, image))} == {F32}
     got, want = predict(net, variables, image), whole(image)
     assert got.dtype == F32
@@ -532,7 +543,7 @@ def test_bfloat16_stays_near_float32(short, whole):
 
 def test_generator_begins_as_keras_would():
     """Glorot uniform, times its bound; offsets at zero, scales at one."""
-    net = MultiResUNet((24, 24), 8, F32)
+    net = MultiResUNet((24, 24), Form(8, 0.99, F32))
     init = quick(functools.partial(net.init, train=True))
     made = init(jax.random.key(0, impl="rbg"), np.zeros((1, 16, 16, 1), np.float32))
     spread = []

@@ -120,3 +120,11 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr(plots.importlib, "import_module", refuse)
     with pytest.raises(ImportError, match=r"jaxinpaint\[report\]"):
         plots.training_curves(RECORDS)
+
+
+def test_a_histogram_has_a_line_a_series_and_survives_an_empty_one():
+    svg = plots.histogram({"drawn": [1.0, 2.0, 2.0], "real": [4.0], "none": []}, 3)
+    assert svg.startswith("<svg") and "drawn" in svg and "real" in svg
+    assert "none<" not in svg
+    assert "--series-0" in svg and "--series-1" in svg and "--series-2" not in svg
+    assert plots.histogram({"drawn": [], "real": []}, 3).startswith("<svg")

@@ -127,7 +127,7 @@ def test_a_linear_tail_falls_over_the_second_half():
         ({"image_size": 100}, "image_size is 100; the generator needs a multiple of 16"),
         ({"channels": 3}, "channels is 3; .* of 1 channel"),
         ({"loss.gan_g": "hinge"}, r"loss.gan_g is 'hinge'; .*\['nonsaturating', 'sat"),
-        ({"loss.gram_norm": "h"}, r"gram_norm is 'h'; the choices are \['hw', 'hwd'\]"),
+        ({"loss.gram_norm": "h"}, r"gram_norm is 'h'; gram_norm must be one of \['hw', 'hwd'\]"),
         ({"loss.vgg_preprocess": "tf"}, r"is 'tf'; .*\['imagenet', 'caffe'\]"),
         ({"model.dtype": "float16"}, r"dtype is 'float16'; .*\['float32', 'bfloat16'"),
         ({"optimizer.schedule": "step"}, "schedule is 'step'; .*'linear_tail'"),
