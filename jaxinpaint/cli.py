@@ -13,6 +13,7 @@ from jaxinpaint.commands import (
     doctor,
     fill,
     masks,
+    prepare,
     score,
     search,
     study,
@@ -54,6 +55,11 @@ COMMANDS: dict[str, Command] = {
         "Writes a seeded set of masks with a manifest.",
         masks.add_arguments,
         masks.run,
+    ),
+    "prepare": Command(
+        "Checks your own data and makes them ready for config.data.source.",
+        prepare.add_arguments,
+        prepare.run,
     ),
     "score": Command(
         "Scores what any program restored, in the hole and over the whole image.",

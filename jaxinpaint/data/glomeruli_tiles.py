@@ -8,12 +8,12 @@ from ml_collections import ConfigDict
 
 from jaxinpaint.data import slide_readers
 from jaxinpaint.data.gathering import Gathered, Item, gather
+from jaxinpaint.data.slide_labels import read_mask
 from jaxinpaint.data.slides import (
     Slide,
     expect_apart,
     open_folder,
     open_slides,
-    read_mask,
 )
 from jaxinpaint.data.split import Parts
 from jaxinpaint.data.tiles import Cut, Tile, tiles_of

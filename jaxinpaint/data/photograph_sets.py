@@ -16,6 +16,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxinpaint.data import images
+from jaxinpaint.data.builders.photographs import DATASET
+from jaxinpaint.data.builders.sections import find_prepared
 from jaxinpaint.data.split import Split
 
 PREFIX = "tfds:"
@@ -50,7 +52,8 @@ def find_set(source: str | Path) -> Path | None:
 
     Args:
       source: "tfds:celeb_a", "tfds:coco/2017", with a version behind it or without,
-        below TFDS_DATA_DIR or else ~/tensorflow_datasets; or a prepared folder.
+        below TFDS_DATA_DIR or else ~/tensorflow_datasets; or a prepared folder, or one
+        that `builders.photographs.write_photographs` wrote to.
 
     Returns:
       The folder with `dataset_info.json`; None if `source` is no "tfds:" name and no
@@ -62,8 +65,7 @@ def find_set(source: str | Path) -> Path | None:
     """
     text = str(source)
     if not text.startswith(PREFIX):
-        found = Path(source) / "dataset_info.json"
-        return found.parent if found.is_file() else None
+        return find_prepared(source, DATASET)
     name = text.removeprefix(PREFIX)
     if not re.fullmatch(r"\w+(/\w[\w.]*)*", name):
         raise ValueError(

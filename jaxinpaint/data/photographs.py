@@ -65,8 +65,8 @@ def build(
 
     Reads what `image_set.run_data` reads and, of `config.data`:
       source: "phantom"; a folder of pictures of any size; "tfds:places365_small",
-        "tfds:celeb_a", "tfds:coco/2017" or another name; or a folder that TFDS
-        prepared.
+        "tfds:celeb_a", "tfds:coco/2017" or another name; or a folder that TFDS or
+        `jaxinpaint prepare images` prepared.
       fit: "crop", windows of the pictures as they are, or "shrink", the shorter side
         brought to the training size with antialiasing and the middle cut out; smaller
         pictures are enlarged. Of CelebA the middle square is taken first.
@@ -219,7 +219,6 @@ def _prepared(config: ConfigDict, path: Path) -> _Source:
 def _folder(config: ConfigDict) -> _Source:
     data = config.data
     files = list_pictures(data.source)
-    stems = Counter(path.stem for path in files)
 
     def size(at: int) -> tuple[int, int]:
         try:
@@ -231,7 +230,7 @@ def _folder(config: ConfigDict) -> _Source:
             ) from error
 
     return _Source(
-        names=[p.stem if stems[p.stem] == 1 else p.name for p in files],
+        names=picture_names(files),
         read=lambda at: images.read_image(files[at], data.max_pixels),
         split=_heap(config, len(files)),
         digest=_digest(files),
@@ -262,6 +261,12 @@ def list_pictures(folder: str | Path) -> tuple[Path, ...]:
             "folder that TFDS prepared, which would have a dataset_info.json."
         )
     return tuple(files)
+
+
+def picture_names(files: Sequence[Path]) -> list[str]:
+    """Names of pictures: without the ending, where that tells them apart."""
+    stems = Counter(path.stem for path in files)
+    return [p.stem if stems[p.stem] == 1 else p.name for p in files]
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -105,17 +105,30 @@ def open_pixels(path: str | Path, max_pixels: int) -> Pixels:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of a PNG, from its header alone.
+    """Height and width of an image, as `image_form`."""
+    return image_form(path)[:2]
+
+
+def image_form(path: str | Path) -> tuple[int, int, int]:
+    """Height, width and channels of a PNG or TIFF, from its header alone.
+
+    A palette counts as three channels.
 
     Raises:
       SlideFileError: it is none.
       OSError: the file is not there or may not be read.
     """
+    path = Path(path)
+    if path.suffix.lower() in TIFF:
+        with _tiff(path) as tiff:
+            page = tiff.pages[0]
+            return page.imagelength, page.imagewidth, page.samplesperpixel
     with open(path, "rb") as file:
         try:
             with warnings.catch_warnings(action="ignore"):
                 with Image.open(file, formats=("PNG",)) as image:
-                    return image.height, image.width
+                    channels = 3 if image.mode == "P" else len(image.getbands())
+                    return image.height, image.width, channels
         except Exception as error:  # decoders raise many types at damaged files
             raise SlideFileError(f"{path}: cannot be read as a PNG: {error}") from error
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from jaxinpaint.data.slide_readers import SUFFIXES
 
 STAINS = ("PAS", "HE", "")
-COLUMNS = ("id", "stain", "mpp", "group", "split", "synthetic", "image")
+COLUMNS = ("id", "stain", "mpp", "group", "split", "synthetic", "reduced", "image")
 MASKS = (("normal", "0"), ("sclerosed", "1"))  # names of the folders, by channel
 _LISTED = 10  # names in a message
 
@@ -27,6 +27,8 @@ class Row(NamedTuple):
       group: patient, or the slide itself.
       split: "train", "test1" and so on, or "" where a split leaves the slide out.
       synthetic: whether it holds generated pixels.
+      reduced: how much the file was reduced already, along each side, when it was
+        prepared; 1 if it was not.
     """
 
     image: Path
@@ -36,6 +38,7 @@ class Row(NamedTuple):
     group: str
     split: str
     synthetic: bool
+    reduced: float = 1.0
 
 
 def read_rows(root: str | Path) -> dict[str, Row]:
@@ -44,7 +47,8 @@ def read_rows(root: str | Path) -> dict[str, Row]:
     The folder holds images/<id>.png (or .npy, .tif, .svs ...), and for each image
     masks/normal/<id>.png and masks/sclerosed/<id>.png (or masks/0 and masks/1), or
     annotations/<id>.geojson. slides.csv may give stain, mpp, group, split and synthetic
-    of a slide, and in the column `image` a file elsewhere, relative to the folder.
+    of a slide, in the column `image` a file elsewhere, relative to the folder, and in
+    `reduced` how much a prepared file was reduced already; mpp is of the file as it is.
     splits.json may give the split: {"train": [ids], "test1": [ids]}. Where neither says
     anything about splits, every slide is for training.
 
@@ -63,10 +67,10 @@ def read_rows(root: str | Path) -> dict[str, Row]:
     Source: glomeruli specification 5.3.
     """
     root = Path(root)
-    table = _read_table(root / "slides.csv")
+    table = read_table(root / "slides.csv")
     files = _image_files(root, table)
     annotations = _pair(root, files)
-    splits = _read_splits(root / "splits.json", table, files)
+    splits = read_splits(root / "splits.json", table, files)
     rows = {}
     for name in sorted(files):
         facts = table.get(name, {})
@@ -74,15 +78,25 @@ def read_rows(root: str | Path) -> dict[str, Row]:
             image=files[name],
             masks=annotations[name],
             stain=facts.get("stain", ""),
-            mpp=_mpp(root, name, facts.get("mpp", "")),
+            mpp=positive(root, name, facts, "mpp"),
             group=facts.get("group", "") or name,
             split=splits.get(name, ""),
             synthetic=facts.get("synthetic", "") == "1",
+            reduced=positive(root, name, facts, "reduced") or 1.0,
         )
     return rows
 
 
-def _read_table(path: Path) -> dict[str, dict[str, str]]:
+def read_table(path: Path) -> dict[str, dict[str, str]]:
+    """Reads slides.csv.
+
+    Returns:
+      id -> its other columns; empty where there is no such file.
+
+    Raises:
+      ValueError: unknown columns, an id that is none or is there twice, or an unknown
+        word.
+    """
     if not path.exists():
         return {}
     with open(path, newline="", encoding="utf-8-sig") as file:
@@ -111,7 +125,13 @@ def _read_table(path: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def _mpp(root: Path, name: str, text: str) -> float | None:
+def positive(root: Path, name: str, facts: Mapping[str, str], key: str) -> float | None:
+    """A number of slides.csv above 0; None where nothing is said.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    text = facts.get(key, "")
     if not text:
         return None
     try:
@@ -120,8 +140,9 @@ def _mpp(root: Path, name: str, text: str) -> float | None:
         value = 0.0
     if not 0 < value < math.inf:
         raise ValueError(
-            f"{root / 'slides.csv'}: mpp of {name} is '{text}'; it is micrometres of a "
-            "pixel, above 0."
+            f"{root / 'slides.csv'}: {key} of {name} is '{text}'; it is "
+            + ("micrometres of a pixel, " if key == "mpp" else "a factor, ")
+            + "above 0."
         )
     return value
 
@@ -155,7 +176,7 @@ def _image_files(root: Path, table: Mapping[str, dict[str, str]]) -> dict[str, P
     absent = sorted(set(table) - set(files))
     if absent:
         raise ValueError(
-            f"{root / 'slides.csv'} names {_short(absent)}, of which there is no image."
+            f"{root / 'slides.csv'} names {short(absent)}, of which there is no image."
         )
     return files
 
@@ -173,7 +194,7 @@ def _pair(root: Path, files: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
     both = sorted(set(outlines) & (set(masks[0]) | set(masks[1])))
     if both:
         raise ValueError(
-            f"{root}: {_short(both)} have masks and outlines; keep one of the two."
+            f"{root}: {short(both)} have masks and outlines; keep one of the two."
         )
     pairs: dict[str, tuple[Path, ...]] = {n: (p,) for n, p in outlines.items()}
     pairs |= {n: (masks[0][n], masks[1][n]) for n in set(masks[0]) & set(masks[1])}
@@ -182,17 +203,30 @@ def _pair(root: Path, files: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
     if alone or orphans:
         raise FileNotFoundError(
             f"{root}: images without both masks ({folders[0].name}, {folders[1].name}) "
-            f"or outlines: {_short(alone)}; masks or outlines without an image: "
-            f"{_short(orphans)}. A class that a slide does not show has an all-black "
+            f"or outlines: {short(alone)}; masks or outlines without an image: "
+            f"{short(orphans)}. A class that a slide does not show has an all-black "
             "mask."
         )
     return pairs
 
 
-def _read_splits(
+def read_splits(
     path: Path, table: Mapping[str, dict[str, str]], files: Mapping[str, Path]
 ) -> dict[str, str]:
-    """The split of each slide that has one."""
+    """Reads the split of each slide that has one.
+
+    Args:
+      path: splits.json, which need not be there.
+      table: as `read_table` gives it.
+      files: what is known, by id.
+
+    Returns:
+      id -> split; "train" for all where nothing is said.
+
+    Raises:
+      ValueError: it cannot be read, names what is not there or a slide twice, puts a
+        synthetic slide elsewhere than in training, or a list has another name.
+    """
     splits = {n: row["split"] for n, row in table.items() if row.get("split")}
     if path.exists():
         try:
@@ -229,8 +263,8 @@ def _read_splits(
     return splits
 
 
-def _short(names: Iterable[str]) -> list[str]:
-    """At most ten of the names."""
+def short(names: Iterable[str]) -> list[str]:
+    """At most ten of the names, and how many more there are."""
     listed = list(names)
     more = len(listed) - _LISTED
     return listed[:_LISTED] + ([f"... and {more} more"] if more > 0 else [])

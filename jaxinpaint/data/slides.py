@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,20 +10,18 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxinpaint.data import images, phantom_histology, slide_readers
+from jaxinpaint.data import phantom_histology, slide_readers
 from jaxinpaint.data.keeping import recent
-from jaxinpaint.data.outlines import outline_label
 from jaxinpaint.data.reduction import (
     nearest_factor,
-    reduced_mask,
     reduced_region,
     reduced_side,
 )
+from jaxinpaint.data.slide_labels import expect_sizes, read_label
 from jaxinpaint.data.slide_tables import Row, read_rows
 
 CLASSES = phantom_histology.CLASSES  # the channels of a label
 RECENT_BYTES = 256 * 2**20  # of decoded images that stay in memory
-OVERLAP = 0.001  # of the pixels of glomeruli that may lie in both classes
 
 
 class Slide(NamedTuple):
@@ -96,7 +93,8 @@ def open_folder(
     """Opens a folder of slides; pixels are read when they are asked for.
 
     A slide is reduced by `working_mpp` over its own resolution, which is that of the file
-    of a whole slide, or else of slides.csv. Images that are no whole slides and have none
+    of a whole slide, or else of slides.csv; what it was reduced by when it was prepared
+    counts towards `downsample_all`. Images that are no whole slides and have none
     count as being at working resolution, and so do synthetic slides, which were made
     there.
 
@@ -123,15 +121,50 @@ def open_folder(
 
     Source: glomeruli specification 5.3, 5.4 and 9.2.
     """
+    slides = open_rows(
+        read_rows(root),
+        working_mpp=working_mpp,
+        downsample_all=downsample_all,
+        mask_threshold=mask_threshold,
+        max_pixels=max_pixels,
+    )
+    expect_apart(slides)
+    return slides
+
+
+def open_rows(
+    rows: Mapping[str, Row],
+    *,
+    working_mpp: float,
+    downsample_all: float,
+    mask_threshold: int,
+    max_pixels: int,
+) -> list[Slide]:
+    """Opens slides, wherever their files lie; as `open_folder`.
+
+    Args:
+      rows: files and facts of each slide, by its id.
+      working_mpp: as of `open_folder`; so are the others.
+      downsample_all: likewise.
+      mask_threshold: likewise.
+      max_pixels: likewise.
+
+    Returns:
+      The slides, in the order of the rows.
+
+    Raises:
+      ValueError: as `open_folder`, but for an image in training and in test.
+      OSError: likewise.
+      ImportError: likewise.
+    """
     if working_mpp <= 0 or downsample_all < 0:
         raise ValueError(
             f"config.data.working_mpp is {working_mpp} and downsample_all "
             f"{downsample_all}; the first must be positive, the second not negative."
         )
-    rows = read_rows(root)
     files = {n: slide_readers.open_pixels(r.image, max_pixels) for n, r in rows.items()}
     factors = {
-        name: _factor(name, row, files[name], working_mpp, downsample_all)
+        name: factor_of(name, row, files[name], working_mpp, downsample_all)
         for name, row in rows.items()
     }
     names = list(rows)
@@ -149,7 +182,7 @@ def open_folder(
     def slide(at: int) -> Slide:
         name = names[at]
         row, found, factor = rows[name], files[name], factors[name]
-        _check_masks(row, found)
+        expect_sizes(row, found)
         size = found.height, found.width
         height, width = (reduced_side(side, factor) for side in size)
 
@@ -170,13 +203,11 @@ def open_folder(
             width=width,
             digest=_digest([row.image]),
             region=_inside(name, height, width, region),
-            label=partial(_label, row, size, factor, mask_threshold, max_pixels),
+            label=partial(read_label, row, size, factor, mask_threshold, max_pixels),
             label_digest=_digest(row.masks),
         )
 
-    slides = [slide(at) for at in range(len(names))]
-    expect_apart(slides)
-    return slides
+    return [slide(at) for at in range(len(names))]
 
 
 def expect_apart(slides: Sequence[Slide]) -> None:
@@ -244,18 +275,30 @@ def _inside(
     return region
 
 
-def _factor(
+def factor_of(
     name: str,
     row: Row,
     found: slide_readers.Pixels,
     working_mpp: float,
     downsample_all: float,
 ) -> float:
-    """Pixels of the file for one at working resolution."""
+    """Pixels of a slide's file for one at working resolution.
+
+    Args:
+      name: the slide's id, for messages.
+      row: what is said of the slide; what it was reduced by already counts.
+      found: its file.
+      working_mpp: as of `open_folder`.
+      downsample_all: as of `open_folder`.
+
+    Raises:
+      ValueError: a whole slide of unknown resolution, or a slide that would have to be
+        enlarged.
+    """
     if row.synthetic:
         return 1.0
     if downsample_all:
-        factor = float(downsample_all)
+        factor = float(downsample_all) / row.reduced
     else:
         mpp = found.mpp or row.mpp
         if mpp is None:
@@ -271,95 +314,14 @@ def _factor(
             f"{row.image} has to be reduced by {factor:.3g} to {working_mpp} um/px; "
             "slides are never enlarged. Raise config.data.working_mpp, or correct mpp "
             "in slides.csv."
+            + (
+                f" It was reduced by {row.reduced:g} when it was prepared; if all slides "
+                f"were, set config.data.downsample_all to {row.reduced:g}."
+                if row.reduced != 1
+                else ""
+            )
         )
     return factor
-
-
-def _check_masks(row: Row, found: slide_readers.Pixels) -> None:
-    """Checks the sizes of masks, from headers."""
-    for path in row.masks:
-        if path.suffix == ".png":
-            height, width = slide_readers.image_size(path)
-            if (height, width) != (found.height, found.width):
-                raise ValueError(
-                    f"{path} is {height} x {width}, image {row.image} is {found.height} "
-                    f"x {found.width}; they must be alike."
-                )
-
-
-def _label(
-    row: Row, size: tuple[int, int], factor: float, threshold: int, max_pixels: int
-) -> np.ndarray:
-    """The two masks at working resolution, uint8 [H, W, 2]."""
-    height, width = (reduced_side(side, factor) for side in size)
-    if len(row.masks) == 1:
-        label = outline_label(row.masks[0], height, width, factor)
-        _settle(label, row)
-        return label
-    label = np.stack([read_mask(p, threshold, max_pixels) for p in row.masks], axis=-1)
-    _settle(label, row)
-    if factor != 1:
-        label = np.stack([reduced_mask(label[..., k], factor) for k in (0, 1)], axis=-1)
-        label[..., 0] &= 1 - label[..., 1]  # two classes may each have half a pixel
-    return label
-
-
-def read_mask(path: Path, threshold: int, max_pixels: int) -> np.ndarray:
-    """Reads the mask of a class.
-
-    Args:
-      path: grey, of the values {0, 255} or {0, 1}.
-      threshold: values of at least this are 1; 0 refuses other values.
-      max_pixels: height * width above which it is refused.
-
-    Returns:
-      uint8 [H, W] of 0 and 1.
-
-    Raises:
-      ValueError: colour, other values (ten of them are listed), or all of it is 1.
-    """
-    pixels = slide_readers.read_channels(path, max_pixels)
-    if pixels.shape[-1] in (2, 4):
-        pixels = pixels[..., :-1]
-    if (pixels != pixels[..., :1]).any():
-        raise images.ImageFileError(f"{path}: a mask must be grey, this has colours.")
-    plane = pixels[..., 0]
-    if threshold:
-        mask = plane >= threshold
-    else:
-        values = np.unique(plane).tolist()
-        if not (set(values) <= {0, 255} or set(values) <= {0, 1}):
-            raise images.ImageFileError(
-                f"{path}: a mask holds 0 and 255, or 0 and 1; found {values[:10]}. Set "
-                "config.data.mask_threshold to take values of at least that as 1."
-            )
-        mask = plane > 0
-    if mask.all():
-        raise images.ImageFileError(
-            f"{path}: the mask covers the whole image; is it inverted? 1 / white means "
-            "glomerulus."
-        )
-    return mask.astype(np.uint8)
-
-
-def _settle(label: np.ndarray, row: Row) -> None:
-    """Gives the few pixels of both classes to the sclerosed one, in place."""
-    where = " and ".join(str(path) for path in row.masks)
-    both = label.all(axis=-1)
-    count, marked = int(both.sum()), int(label.any(axis=-1).sum())
-    if not count:
-        return
-    rows, columns = np.nonzero(both)
-    place = (
-        f"{count} pixels, within rows {rows.min()} to {rows.max()} and columns "
-        f"{columns.min()} to {columns.max()}, are both normal and sclerosed"
-    )
-    if count > OVERLAP * marked:
-        raise ValueError(
-            f"{where}: {place}; that is more than {OVERLAP:.1%} of the {marked} marked."
-        )
-    warnings.warn(f"{where}: {place}; they are taken as sclerosed.", stacklevel=2)
-    label[both, 0] = 0
 
 
 def _digest(files: Sequence[Path]) -> str:

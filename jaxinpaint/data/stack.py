@@ -101,11 +101,11 @@ def _build(
 ) -> None:
     """Fills a folder with what a stack is opened from."""
     if prepared is None:
-        prepared = builder.write_sections(_two_or_more(label, read()), work)
+        prepared = builder.write_sections(two_or_more(label, read()), work)
     count, names = len(builder.open_prepared(prepared)), []
     records = builder.expect_alike(builder.read_prepared(prepared, max_pixels))
     array = None
-    for z, (name, pixels) in enumerate(_two_or_more(label, records)):
+    for z, (name, pixels) in enumerate(two_or_more(label, records)):
         if array is None:
             array = np.lib.format.open_memmap(
                 work / "sections.npy", "w+", pixels.dtype, (count, *pixels.shape)
@@ -119,7 +119,7 @@ def _build(
     (work / "names.json").write_text(json.dumps(names))
 
 
-def _two_or_more(label: str, sections: Sections) -> Sections:
+def two_or_more(label: str, sections: Sections) -> Sections:
     """Passes on a stack of two sections or more; reads two before the first."""
     head = list(itertools.islice(sections, 2))
     if len(head) < 2:

@@ -2,7 +2,7 @@
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,10 +119,24 @@ def write_slices(
       ImportError: nibabel or pydicom is not installed.
       OSError: the source is not there.
     """
-    scans = volumes.list_scans(source) if not dicom else _list_series(source)
-    rest = read_slices(scans, axis=axis, percentile=percentile, max_pixels=max_pixels)
+    scans = volumes.list_scans(source) if not dicom else list_series(source)
+    slices = read_slices(scans, axis=axis, percentile=percentile, max_pixels=max_pixels)
+    return write_read(slices, data_dir, axis=axis, percentile=percentile)
+
+
+def write_read(
+    slices: Iterator[Slice], data_dir: str | Path, *, axis: int, percentile: float
+) -> Path:
+    """Writes slices that `read_slices` reads; as `write_slices`.
+
+    Raises:
+      ValueError: there is no slice, or as `slices`.
+    """
+    first = next(slices, None)  # its errors before the folder
+    if first is None:
+        raise ValueError("a set of slices needs slices, got none.")
     builder = MrSlices(
-        slices=itertools.chain([next(rest)], rest),  # its errors before the folder
+        slices=itertools.chain([first], slices),
         percentile=percentile,
         axis=axis,
         data_dir=str(data_dir),
@@ -132,7 +146,12 @@ def write_slices(
 
 
 def read_slices(
-    scans: Iterable[volumes.Scan], *, axis: int, percentile: float, max_pixels: int
+    scans: Iterable[volumes.Scan],
+    *,
+    axis: int,
+    percentile: float,
+    max_pixels: int,
+    left_out: Callable[[str], None] = lambda name: None,
 ) -> Iterator[Slice]:
     """Reads the slices of volumes, one subject after the other.
 
@@ -144,6 +163,7 @@ def read_slices(
       axis: as of `write_slices`; so are the others.
       percentile: likewise.
       max_pixels: likewise.
+      left_out: is told the name of each slice that is left out.
 
     Yields:
       Slices named `<volume>_slice_007`, in the order of the volume.
@@ -169,8 +189,9 @@ def read_slices(
                 name = f"{scan.name}_slice_{k:03d}"
                 height, width = plane.shape
                 images.expect_pixels(name, height, width, max_pixels)
-                if not plane.any():
-                    continue  # Assumption: above or below the head, nothing to learn
+                if not plane.any():  # Assumption: beside the head, nothing to learn
+                    left_out(name)
+                    continue
                 levels = intensity.to_levels(plane, top)[..., None]
                 mark = UNKNOWN if hurt is None else int(hurt[k])
                 yield Slice(subject, name, levels, top, mark)
@@ -191,7 +212,7 @@ def _lesions(
     return np.array([plane.any() for plane in volumes.planes(mask, axis)])
 
 
-def _list_series(source: str | Path) -> tuple[volumes.Scan, ...]:
+def list_series(source: str | Path) -> tuple[volumes.Scan, ...]:
     """One DICOM series in each folder of the source, or in the source itself."""
     # The folder's name stands for the subject; the names in the files stay there.
     source = Path(source)
