@@ -24,6 +24,7 @@ PRESETS = {
         "segment.model": "unet",
         "segment.widths": (8, 16, 32, 64),
         "optimizer.epochs": 20,
+        "optimizer.epoch_steps": 25,
         "data.tile": 128,
         "data.tile_step": 64,
         "data.min_area": 25,
@@ -47,6 +48,7 @@ PRESETS = {
         "segment.depth": 0.1,
         "segment.decoder": (4, 4, 4, 4, 4),
         "optimizer.epochs": 2,
+        "optimizer.epoch_steps": 2,
         "data.tile": 64,
         "data.tile_step": 32,
         "data.min_area": 25,
@@ -103,6 +105,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "learning_rate": 1e-3,
         "last_rate": 1e-5,
         "epochs": 200,  # the rate falls from one to the next
+        "epoch_steps": 250,
         "weight_decay": 1e-4,  # added to the gradient
         "b1": 0.9,
         "b2": 0.999,

@@ -295,6 +295,8 @@ def _centred(
         rejected[EMPTY] += 1
         return None
     # At the border a part of it may have been cut off.
+    # Deviation (8.2): measured from the middle of the window, where a new glomerulus is
+    # placed by it; never less than the radius of the enclosing circle.
     cut = mask[[0, -1]].any() or mask[:, [0, -1]].any()
     if cut or _reach(mask) > max_radius:
         rejected[WIDE] += 1

@@ -33,6 +33,10 @@ SAME_SPLIT = (
     "data.test_subjects",
     "data.lesion_free",
     "data.split_unit",
+    *("data.min_area", "data.max_radius", "data.max_cover", "data.mask_threshold"),
+    *("data.working_mpp", "data.downsample_all", "data.tile", "data.tile_step"),
+    *("data.min_tissue", "data.tissue_chroma", "data.tissue_block"),
+    "data.split_unit",
 )
 DATA = ("data.kind", "data.source")  # another one is another set of images
 

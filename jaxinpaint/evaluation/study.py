@@ -30,8 +30,10 @@ from jaxinpaint.training.loop import train
 from jaxinpaint.training.stop import EXIT_CODES
 from jaxinpaint.training.workdir import differences, refuse, to_json, write_atomically
 
-FREE = ("data.threads", "data.cache_dir")  # ends of keys that may change on the way
-FREE_PARTS = (".train.", ".eval.")
+FREE = (  # ends of keys that may change on the way: no score depends on them
+    *("data.threads", "data.cache_dir", "train.log_every", "train.panel_every"),
+    *("train.keep_latest", "eval.batch_size", "eval.panels"),
+)
 OUTLINES = ("network", "real")  # drawn by a network, or those of the training slides
 
 
@@ -268,7 +270,7 @@ def keep_config(config: ConfigDict, workdir: Path) -> None:
         changes = {
             name: change
             for name, change in differences(path, config).items()
-            if not name.endswith(FREE) and not any(p in name for p in FREE_PARTS)
+            if not name.endswith(FREE)
         }
         refuse(workdir, changes)
     write_atomically(path, json.dumps(to_json(config), indent=2))

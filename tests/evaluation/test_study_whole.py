@@ -1,4 +1,4 @@
-"""The whole system on the smallest phantom: outlines, painting, synthesis, segmenters."""
+"""The chain on the smallest phantom, with real outlines: painting to segmenters."""
 
 import json
 

@@ -214,7 +214,9 @@ def test_samples_follow_the_key_and_not_the_batch():
 
 def test_the_rate_falls_from_epoch_to_epoch():
     """The values of section 4, at 200 epochs of 3 steps."""
-    config = config_of("segment", **{"steps": 600, "optimizer.epochs": 200})
+    config = config_of(
+        "segment", **{"optimizer.epoch_steps": 3, "optimizer.epochs": 200}
+    )
     adam = segment.optimizer(config)
     params = {"w": jnp.zeros(())}
     wanted = {0: 1.0e-3, 50: 8.550e-4, 100: 5.05e-4, 150: 1.5498e-4, 199: 1.00611e-5}
@@ -229,7 +231,7 @@ def test_the_rate_falls_from_epoch_to_epoch():
 
 def test_the_decay_is_a_part_of_the_gradient():
     """Slow Adam in numpy, with weight_decay as PyTorch couples it."""
-    config = config_of("segment", **{"steps": 4, "optimizer.epochs": 1})
+    config = config_of("segment", **{"optimizer.epoch_steps": 4, "optimizer.epochs": 1})
     o, adam = config.optimizer, segment.optimizer(config)
     w, m, v = 0.5, 0.0, 0.0
     params = {"w": jnp.float32(w)}

@@ -83,7 +83,7 @@ def build(config: ConfigDict) -> System:
     }
 
     def init(key: Key) -> TrainState:
-        keys = jax.random.split(key, 3)
+        keys = [jax.random.fold_in(key, stream) for stream in range(3)]  # section 8.4
         image = jnp.zeros((1, size, size, 3))
         mask = jnp.zeros((1, size, size, 1))
         variables = {"generator": generator.init(keys[0], image, mask, train=False)}

@@ -23,6 +23,7 @@ from jaxinpaint.core.system import (
 from jaxinpaint.losses.adversarial import softplus_discriminator, softplus_generator
 from jaxinpaint.models.glomeruli_masks import MaskDiscriminator, MaskGenerator
 
+INIT, LATENTS = 3, 7  # streams of section 8.4
 SIDE = 64  # of every image here: what the five layers make of one position
 
 
@@ -49,7 +50,7 @@ def build(config: ConfigDict) -> System:
     batch_spec = {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
 
     def init(key: Key) -> TrainState:
-        keys = jax.random.split(key)
+        keys = jax.random.split(jax.random.fold_in(key, INIT))
         latent, image = jnp.zeros((1, options.latent)), jnp.zeros((1, SIDE, SIDE, 3))
         variables = {
             "generator": generator.init(keys[0], latent, train=False),
@@ -67,7 +68,7 @@ def build(config: ConfigDict) -> System:
         del frozen
         real = batch["image"]
         g, d = (state.variables[name] for name in ("generator", "discriminator"))
-        latent = draw(key, real.shape[0])
+        latent = draw(jax.random.fold_in(key, LATENTS), real.shape[0])
 
         def paint(params: Tree) -> tuple[jax.Array, Mapping[str, Tree]]:
             return generator.apply(
