@@ -94,7 +94,8 @@ def partial_upsample_conv(
     b, h, w, c = expect_shape(where, "features[0]", coarse, "B H W C")
     expect_shape(where, "valids[0]", valids[0], f"{b} {h} {w} 1")
     expect_shape(where, "kernel", kernel, "3 3 C F")
-    if h * w < FOLDED_CELLS:
+    # A size that is a symbol, as in an exported program, takes the form of large maps.
+    if isinstance(h * w, int) and h * w < FOLDED_CELLS:
         return partial_conv((twice(coarse), *others), fine, kernel, bias, stride=1)
     shape = jax.ShapeDtypeStruct((b, 2 * h, 2 * w, c), coarse.dtype)
     channels = _check(where, (shape, *others), fine, kernel)
