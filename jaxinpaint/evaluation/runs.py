@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from jaxinpaint import systems
 from jaxinpaint.core.checkpoint import restore_variables
+from jaxinpaint.core.manifest import tree_digest
 from jaxinpaint.core.system import System, Variables
 from jaxinpaint.training.workdir import check_same_model, differences, refuse
 
@@ -52,6 +54,78 @@ class Run(NamedTuple):
     records: Sequence[Mapping[str, Any]]
     machine: Mapping[str, Any]
     same_stack: bool
+
+
+class Trained(NamedTuple):
+    """A trained system, ready to restore.
+
+    Attributes:
+      config: of the run, as it was saved.
+      system: built from it.
+      run: the checkpoint.
+      frozen: what its `predict` reads besides; empty if that is nothing.
+    """
+
+    config: ConfigDict
+    system: System
+    run: Run
+    frozen: Variables
+
+
+def open_trained(workdir: Path, step: int | None) -> Trained:
+    """Opens a run by what its workdir says of it.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint; the newest good one if None.
+
+    Raises:
+      FileNotFoundError: no run, or no such checkpoint.
+      ValueError: the config is none, or names an earlier stage that has changed.
+    """
+    config = saved_config(workdir)
+    system = systems.build(config)
+    run = open_run(config, system, workdir, step)
+    frozen: Variables = {}
+    if reads_frozen(system, run.variables):
+        frozen = system.load_frozen()
+        check_frozen(run, tree_digest(frozen))
+    return Trained(config, system, run, frozen)
+
+
+def reads_frozen(system: System, variables: Variables) -> bool:
+    """Whether restoring reads frozen variables, which is found out without running it.
+
+    Losses alone read most feature networks, so their weights need not be here.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    try:
+        jax.eval_shape(system.predict, variables, {}, system.batch_spec, key)
+    except Exception:  # whatever a network raises that lacks its variables
+        return True
+    return False
+
+
+def saved_config(workdir: Path) -> ConfigDict:
+    """The config that a run was begun with.
+
+    Raises:
+      FileNotFoundError: the workdir holds no run.
+      ValueError: its `config.json` is damaged.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{workdir} holds no run (no config.json); name the --workdir that train.py "
+            "was given."
+        )
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: is no config: {error}") from error
+    if not isinstance(content, dict) or "system" not in content:
+        raise ValueError(f"{path}: is no config: it names no system.")
+    return ConfigDict(content)
 
 
 def open_run(
