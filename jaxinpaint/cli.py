@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jaxinpaint
-from jaxinpaint.commands import score, search, weights
+from jaxinpaint.commands import export, score, search, weights
 
 
 class Command(NamedTuple):
@@ -27,6 +27,11 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "export": Command(
+        "Writes a trained run as a bundle that loads without the code that trained it.",
+        export.add_arguments,
+        export.run,
+    ),
     "score": Command(
         "Scores what any program restored, in the hole and over the whole image.",
         score.add_arguments,
