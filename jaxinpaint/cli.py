@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jaxinpaint
 from jaxinpaint.commands import (
     doctor,
+    export,
     fill,
     masks,
     prepare,
@@ -44,6 +45,12 @@ COMMANDS: dict[str, Command] = {
         "Shows versions, devices, caches and optional packages.",
         doctor.add_arguments,
         doctor.run,
+    ),
+    "export": Command(
+        "Writes a trained run as a bundle that loads without the code that trained it.",
+        export.add_arguments,
+        export.run,
+        compiles=True,
     ),
     "fill": Command(
         "Restores pictures with a trained run; valid pixels stay bit for bit.",

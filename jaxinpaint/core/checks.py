@@ -92,7 +92,7 @@ def expect_multiple(where: str, shape: tuple[int, ...], of: int, least: int) -> 
       UnalignedSizeError: not a multiple of `of`, or below `least`.
     """
     height, width = shape[1:3]
-    if height % of or width % of or min(height, width) < least:
+    if height % of or width % of or height < least or width < least:
         fit = [max(least, math.ceil(n / of) * of) for n in (height, width)]
         raise UnalignedSizeError(
             f"{where}: height and width must be multiples of {of} and at least "

@@ -94,16 +94,25 @@ def partial_upsample_conv(
     b, h, w, c = expect_shape(where, "features[0]", coarse, "B H W C")
     expect_shape(where, "valids[0]", valids[0], f"{b} {h} {w} 1")
     expect_shape(where, "kernel", kernel, "3 3 C F")
-    if h * w < FOLDED_CELLS:
+
+    def plain() -> tuple[jax.Array, jax.Array]:
         return partial_conv((twice(coarse), *others), fine, kernel, bias, stride=1)
-    shape = jax.ShapeDtypeStruct((b, 2 * h, 2 * w, c), coarse.dtype)
-    channels = _check(where, (shape, *others), fine, kernel)
-    visible = _visible(features, valids)
-    raw = upsample_conv(visible[0], kernel[:, :, :c])
-    if others:
-        raw = raw + _convolve(jnp.concatenate(visible[1:], -1), kernel[:, :, c:], 1)
-    ratio, valid = window_ratio(fine, channels, 3, stride=1)
-    return _renormalise(raw, ratio, valid, bias), valid
+
+    def folded() -> tuple[jax.Array, jax.Array]:
+        shape = jax.ShapeDtypeStruct((b, 2 * h, 2 * w, c), coarse.dtype)
+        channels = _check(where, (shape, *others), fine, kernel)
+        visible = _visible(features, valids)
+        raw = upsample_conv(visible[0], kernel[:, :, :c])
+        if others:
+            raw = raw + _convolve(jnp.concatenate(visible[1:], -1), kernel[:, :, c:], 1)
+        ratio, valid = window_ratio(fine, channels, 3, stride=1)
+        return _renormalise(raw, ratio, valid, bias), valid
+
+    if not isinstance(h * w, int):
+        # Symbols, of a program that is exported: chosen when it is compiled for a size,
+        # by then a constant, so that it rounds as this function does at that size.
+        return jax.lax.cond(jnp.asarray(h * w) < FOLDED_CELLS, plain, folded)
+    return plain() if h * w < FOLDED_CELLS else folded()
 
 
 def window_ratio(

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from jaxinpaint.core import checks
 
@@ -62,6 +63,14 @@ def test_aligned_sizes_pass_down_to_the_least():
     checks.expect_multiple("g", (1, 64, 96, 3), of=32, least=64)
     with pytest.raises(checks.UnalignedSizeError, match="pad to 64 x 96"):
         checks.expect_multiple("g", (1, 32, 96, 3), of=32, least=64)
+
+
+def test_sizes_that_are_symbols_are_judged_by_what_is_said_of_them():
+    said = ["16*h >= 32", "16*w >= 32"]
+    height, width = export.symbolic_shape("16*h, 16*w", constraints=said)
+    checks.expect_multiple("g", (1, height, width, 3), of=16, least=32)
+    with pytest.raises(Exception, match="inconclusive"):
+        checks.expect_multiple("g", (1, height, width, 3), of=16, least=64)
 
 
 def test_a_dtype_other_than_those_allowed_is_refused():

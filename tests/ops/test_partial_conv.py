@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from jaxinpaint.ops.partial_conv import (
     partial_conv,
@@ -298,3 +299,29 @@ def test_what_does_not_fit_the_enlarged_source_says_so(
     arrays = [[zeros(*s) for s in shapes] for shapes in (features, valids)]
     with pytest.raises(ValueError, match=f"partial_upsample_conv: .*{message}"):
         partial_upsample_conv(*arrays, zeros(*kernel), None)
+
+
+def test_sizes_that_are_symbols_give_the_same_at_any_size():
+    """One exported program, on maps on both sides of the size that is folded."""
+    kernel = np.float32(np.random.default_rng(4).normal(size=(3, 3, 5, 4)))
+    run = lambda *a: partial_upsample_conv([a[0], a[2]], [a[1], a[3]], kernel, None)
+    b, h, w = export.symbolic_shape("b, h, w")
+    sides = (h, w), (h, w), (2 * h, 2 * w), (2 * h, 2 * w)
+    specs = [
+        jax.ShapeDtypeStruct((b, *side, c), jnp.float32)
+        for side, c in zip(sides, (3, 1, 2, 1), strict=True)
+    ]
+    exported = jax.jit(export.export(jax.jit(run))(*specs).call)
+    for height, width in ((8, 6), (17, 16)):
+        shapes = [(1, height, width, 3), (1, 2 * height, 2 * width, 2)]
+        (coarse, fine), (seen, seen_fine), _ = draw(shapes, seed=5)
+        got, valid = exported(coarse, seen, fine, seen_fine)
+        enlarged = [x.repeat(2, 1).repeat(2, 2) for x in (coarse, seen)]
+        want, want_valid = literal(
+            [enlarged[0], fine], [enlarged[1], seen_fine], kernel, None, 1
+        )
+        # The same form as without symbols, so the same rounding.
+        same, _ = jax.jit(run)(coarse, seen, fine, seen_fine)
+        np.testing.assert_array_equal(got, same)
+        np.testing.assert_array_equal(valid, want_valid)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
