@@ -155,7 +155,8 @@ def test_precision_is_that_of_the_program():
 
     harness.compile_program(spy, x, x, precision="highest")
     harness.compile_program(spy, x, x)
-    assert seen == ["highest", "default"] and "HIGHEST" in text
+    # Each once or, where JAX keeps programs, again from there.
+    assert list(dict.fromkeys(seen)) == ["highest", "default"] and "HIGHEST" in text
 
 
 def test_ceilings_are_rates(monkeypatch):
