@@ -22,7 +22,7 @@ from jaxinpaint.core.levels import scale_batch
 from jaxinpaint.core.manifest import tree_digest
 from jaxinpaint.core.system import System, Variables
 from jaxinpaint.data import glomeruli_tiles, pipeline
-from jaxinpaint.data.slides import Slide, open_slides
+from jaxinpaint.data.slides import CLASSES, Slide, open_slides
 from jaxinpaint.data.tiles import Tile
 from jaxinpaint.evaluation.facts import dataset_name
 from jaxinpaint.evaluation.results import chunks, remove, say, write_json
@@ -35,7 +35,6 @@ from jaxinpaint.evaluation.runs import (
     training_minutes,
 )
 from jaxinpaint.evaluation.segmented import (
-    CLASSES,
     TileResult,
     lines_of,
     tidy,
