@@ -20,6 +20,7 @@ from rich.console import Console
 import jaxinpaint
 from jaxinpaint.data.mask_library import Library, save_library
 from jaxinpaint.data.positions import (
+    SEEDS,
     Placed,
     Rules,
     Site,
@@ -338,6 +339,8 @@ def check_options(options: Options) -> None:
             f"--per-roi is {options.per_roi} and --seed {options.seed}; they must be at "
             "least 1 and 0."
         )
+    if options.seed >= SEEDS:
+        raise ValueError(f"--seed is {options.seed}; it must be below 2^32 = {SEEDS}.")
     if None not in (options.rounds, options.tiles):
         raise ValueError("give either --rounds or --tiles, not both.")
     for name in ("rounds", "tiles"):

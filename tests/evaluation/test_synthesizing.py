@@ -353,6 +353,7 @@ def test_slides_that_nothing_is_put_on(tmp_path, slides, message):
         ({"rounds": 0}, "--rounds is 0"),
         ({"per_roi": 0}, "--per-roi is 0"),
         ({"seed": -1}, "--seed -1"),
+        ({"seed": 2**32}, r"--seed is 4294967296; it must be below 2\^32"),
     ],
 )
 def test_options_that_cannot_be(tmp_path, options, message):
