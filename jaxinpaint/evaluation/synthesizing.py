@@ -51,7 +51,8 @@ class Options(NamedTuple):
       gap: pixels between a contour's circle and every glomerulus.
       feather: pixels of blending inside a contour.
       rounds: how often every slide is taken; None to go on until there are `tiles`.
-      tiles: how many tiles with a generated pixel; None to do `rounds`.
+      tiles: how many tiles with a generated pixel there are to be at least, in whole
+        rounds; None to do `rounds`.
       positions: a person's centres; None to find places.
       on_bad_position: "error", or "skip" for those that break a rule.
     """
@@ -151,16 +152,14 @@ def synthesize_slides(
     tried: set[str] = set()
     tiles, again = 0, 0
 
-    def enough() -> bool:
-        return options.tiles is not None and tiles >= options.tiles
-
     for again in itertools.count():
-        if enough() or again == options.rounds:
+        enough = options.tiles is not None and tiles >= options.tiles
+        if enough or again == options.rounds:
             break
         before = tiles
+        # A round is finished: half of one would be of the first slides alone, and all of
+        # its tiles are lost to a training that holds those slides out.
         for index, slide in enumerate(training):
-            if enough():
-                break
             given = None if positions is None else positions.get(slide.id, ())
             wanted = options.per_roi if given is None else len(given)
             if not wanted:

@@ -243,10 +243,13 @@ def test_tiles_are_counted_until_there_are_enough(tmp_path):
 
     tools = toy.tools()._replace(tiles=tiles)
     report = run(tmp_path / "set", tools=tools, rounds=None, tiles=5)
-    assert report["tiles"] == 6 and report["outputs"] == 3 and report["rounds"] == 2
+    # Two slides a round give four; the fifth tile costs a whole second round.
+    assert report["tiles"] == 8 and report["outputs"] == 4 and report["rounds"] == 2
+    rounds = [(line["source"], line["round"]) for line in manifest(tmp_path / "set")]
+    assert set(rounds) == {("a", 0), ("b", 0), ("a", 1), ("b", 1)}
     assert all(counted)
     again = run(tmp_path / "set", tools=tools, rounds=None, tiles=5)
-    assert again == report and len(counted) == 3
+    assert again == report and len(counted) == 4
 
 
 def test_nothing_to_be_found_ends(tmp_path):
