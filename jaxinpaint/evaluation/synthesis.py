@@ -20,7 +20,7 @@ from jaxinpaint.data.mask_library import (
 )
 from jaxinpaint.data.slides import Slide, open_slides
 from jaxinpaint.data.tiles import Cut, tiles_of
-from jaxinpaint.evaluation.runs import open_run
+from jaxinpaint.evaluation.runs import Run, open_run
 from jaxinpaint.evaluation.synthesizing import (
     SCLEROSED,
     Options,
@@ -99,7 +99,7 @@ def open_inpainting(
     run = open_run(config, system, workdir, None)
     # What the stage freezes teaches the network, and is not asked when it paints.
     restore = restorer(config, system, run.variables, {})
-    return restore, {"step": run.step, "digest": tree_digest(run.variables)}
+    return restore, told_of(run)
 
 
 def open_mask_network(workdir: Path) -> tuple[System, Variables, dict[str, Any]]:
@@ -119,8 +119,12 @@ def open_mask_network(workdir: Path) -> tuple[System, Variables, dict[str, Any]]
     _expect_stage(str(workdir), config, "masks")
     system = systems.build(config)
     run = open_run(config, system, workdir, None)
-    told = {"step": run.step, "digest": tree_digest(run.variables)}
-    return system, run.variables, told
+    return system, run.variables, told_of(run)
+
+
+def told_of(run: Run) -> dict[str, Any]:
+    """Step and digest of the generator, which alone paints or draws."""
+    return {"step": run.step, "digest": tree_digest(run.variables["generator"])}
 
 
 def open_library(

@@ -102,7 +102,8 @@ def networks(monkeypatch):
     def open_run(config, system, workdir, step):
         assert step is None and system is stages[config.stage]
         opened.append((config.stage, workdir.name))
-        variables = {"generator": {"level": jnp.float32(0.5)}}
+        judge = {"weight": jnp.float32(len(opened))}
+        variables = {"generator": {"level": jnp.float32(0.5)}, "discriminator": judge}
         return Run(variables, 40, None, [], {}, True)
 
     monkeypatch.setattr(systems, "build", lambda config: stages[config.stage])
@@ -169,6 +170,8 @@ def test_from_samples_to_slides_that_the_reader_takes(place, networks, capsys):
     assert first["generator"]["step"] == first["masks"]["step"] == 40
     assert first["masks"]["kind"] == "network" and len(first["config_digest"]) == 64
     assert first["source_sha256"] == source["train_000"].digest
+    # Both have one generator here, and discriminators that are not alike.
+    assert first["generator"]["digest"] == first["masks"]["digest"]
     made = load_library(out / "library")
     assert len(made.masks) == report["contours"] > 8
     assert made.digest() == first["library_digest"]
