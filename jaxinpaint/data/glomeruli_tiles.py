@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from jaxinpaint.data import slide_readers
 from jaxinpaint.data.gathering import Gathered, Item, gather
+from jaxinpaint.data.reduction import nearest_factor
 from jaxinpaint.data.slide_labels import read_mask
 from jaxinpaint.data.slides import (
     Slide,
@@ -146,7 +147,7 @@ def synthetic_tiles(
 
     Args:
       config: reads seed, and of data synthetic, synthetic_percent, split_unit,
-        working_mpp, max_pixels and `KEYS`.
+        working_mpp, downsample_all, max_pixels and `KEYS`.
       slides: the originals, test slides among them.
       tiles: of the training slides.
       parts: which of them are trained on.
@@ -157,8 +158,8 @@ def synthetic_tiles(
 
     Raises:
       ValueError: a percentage without a set, or outside 0 to 100; slides of the set that
-        are not synthetic, have the group of no training slide or are test slides; or
-        fewer tiles than asked for.
+        are not synthetic, have the group of no training slide, another resolution than
+        it has, or are test slides; or fewer tiles than asked for.
 
     Source: glomeruli specification 6.3 and 9.2.
     """
@@ -175,7 +176,7 @@ def synthetic_tiles(
     pool = open_folder(
         data.synthetic,
         working_mpp=data.working_mpp,
-        downsample_all=0.0,
+        downsample_all=data.downsample_all,
         mask_threshold=0,
         max_pixels=data.max_pixels,
     )
@@ -217,7 +218,10 @@ def _check_pool(source: str, slides: Sequence[Slide], pool: Sequence[Slide]) -> 
             "originals belong to config.data.source."
         )
     expect_apart([*slides, *pool])
-    known = {slide.group for slide in slides if slide.split == "train"}
+    known: dict[str, list[float]] = {}  # resolutions by group
+    for one in slides:
+        if one.split == "train":
+            known.setdefault(one.group, []).extend([one.mpp] if one.mpp else [])
     for slide in pool:
         if slide.split != "train":
             raise ValueError(
@@ -228,6 +232,13 @@ def _check_pool(source: str, slides: Sequence[Slide], pool: Sequence[Slide]) -> 
             raise ValueError(
                 f"{source}: the group of {slide.id} is '{slide.group}', which no training "
                 "slide has; a synthetic slide has the group of the slide it is made from."
+            )
+        mpps = known[slide.group]
+        if slide.mpp and mpps and all(nearest_factor(slide.mpp / m) != 1 for m in mpps):
+            raise ValueError(
+                f"{source}: {slide.id} has {slide.mpp:g} um/px, and the training slides "
+                f"of '{slide.group}' are worked on at {mpps[0]:g} um/px; synthesise with "
+                "the same config.data.working_mpp and downsample_all."
             )
 
 

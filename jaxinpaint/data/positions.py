@@ -15,7 +15,9 @@ import numpy as np
 from jaxinpaint.data.tissue import tissue_share
 
 COLUMNS = ("id", "x", "y")
-SEEDS = 2**32  # seeds are below it: each is one 32-bit word of what numpy is seeded with
+SEEDS = (
+    2**32
+)  # seeds are below it: each is one 32-bit word of what numpy is seeded with
 
 
 class Rules(NamedTuple):

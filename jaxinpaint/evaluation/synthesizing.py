@@ -96,8 +96,8 @@ def synthesize_slides(
 
     Args:
       config: of the inpainting stage; of `image_size`, `data` and `synthesis` it reads
-        the side of the windows, `data` working_mpp, tissue_chroma and tissue_block,
-        and `synthesis` min_tissue and grid_step.
+        the side of the windows, `data` tissue_chroma and tissue_block, and `synthesis`
+        min_tissue and grid_step.
       slides: all, of which those of the split "train" are taken.
       tools: the network and the contours.
       output: the folder, as `synthetic_set` describes it.
@@ -272,7 +272,7 @@ def _make(
         "source": slide.id,
         "source_sha256": slide.digest,
         "stain": slide.stain,
-        "mpp": data.working_mpp,
+        "mpp": slide.mpp,
         "group": slide.group,
         "round": again,
         "tiles": tools.tiles(slide, image, generated),

@@ -423,6 +423,38 @@ def test_wrong_synthetic_slides_are_refused(tmp_path, sets, old, new, message):
         build(with_synthetic(tmp_path, sets, 20))
 
 
+def resolutions(sets, original, synthetic):
+    """Writes mpp of the originals, and of the synthetic slides, into both tables."""
+    for folder, mpp in zip(sets, (original, synthetic), strict=True):
+        head, *rows = (folder / "slides.csv").read_text().splitlines()
+        lines = [f"{head},mpp", *(f"{row},{mpp}" for row in rows)]
+        table(folder, "\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    "original, synthetic, changes, told",
+    [
+        ("", "2.0", {}, "2 um/px, .* at 1 um/px"),
+        ("", "1.02", {}, ""),
+        ("0.98", "1.0", {}, ""),
+        ("", "1.0", {"data.working_mpp": 2.0}, "1 um/px, .* at 2 um/px"),
+        ("1.0", "1.0", {"data.downsample_all": 2.0}, "1 um/px, .* at 2 um/px"),
+        ("1.0", "2.0", {"data.downsample_all": 2.0}, ""),
+        ("", "1.0", {"data.downsample_all": 2.0}, ""),  # nothing says what is wanted
+    ],
+)
+def test_a_synthetic_set_of_another_resolution_is_refused(
+    tmp_path, sets, original, synthetic, changes, told
+):
+    resolutions(sets, original, synthetic)
+    config = with_synthetic(tmp_path, sets, 25, **changes)
+    if told:
+        with pytest.raises(ValueError, match=told):
+            build(config)
+    else:
+        assert build(config).summary["synthetic"]["tiles"]
+
+
 def test_a_test_slide_in_a_synthetic_set_is_refused(tmp_path, sets):
     root, synthetic = sets
     image = (root / "images" / "s5.png").read_bytes()

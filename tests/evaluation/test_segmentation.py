@@ -89,6 +89,8 @@ class Slides:
                 synthetic=False,
                 height=label.shape[0],
                 width=label.shape[1],
+                factor=1.0,
+                mpp=1.0,
                 digest="",
                 region=None,
                 label=lambda label=label: label,

@@ -72,6 +72,14 @@ def test_what_is_written_is_listed(made):
     assert json.loads((output / "report.json").read_text()) == report
 
 
+def test_the_resolution_that_is_written_is_the_slides_own(tmp_path):
+    slides = [toy.slide("a", 1, mpp=2.0), toy.slide("b", 2, mpp=None)]
+    run(tmp_path / "set", slides=slides)
+    with open(tmp_path / "set" / "slides.csv", newline="") as file:
+        told = {row["id"]: row["mpp"] for row in csv.DictReader(file)}
+    assert told == {"a__syn5_0": "2.0", "b__syn5_0": ""}
+
+
 def test_bytes_outside_and_normal_glomeruli_are_kept(made):
     output, _ = made
     for slide in SLIDES[:2]:
