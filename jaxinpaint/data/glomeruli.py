@@ -374,7 +374,7 @@ def _home(config: ConfigDict, digest: str) -> Path:
 def _digest(slides: Sequence[Slide], data: ConfigDict, keys: Sequence[str]) -> str:
     """SHA-256 of slides, their labels and resolution, and of config keys."""
     facts = [
-        (s.id, s.group, s.split, s.height, s.width, s.digest, s.label_digest)
+        (s.id, s.group, s.split, s.height, s.width, s.factor, s.digest, s.label_digest)
         for s in slides
     ]
     values = {key: data[key] for key in (*keys, "mask_threshold") if key != "size"}

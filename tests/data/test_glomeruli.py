@@ -373,6 +373,18 @@ def test_the_pool_shows_generated_pixels_and_no_validation_group(tmp_path, sets)
     assert singly.summary["synthetic"]["pool"] == 12
 
 
+def test_slides_reduced_otherwise_to_the_same_size_are_other_data(tmp_path):
+    for k in range(2):
+        add(tmp_path / "own", f"s{k}", coloured(131, 131, k))
+    digests = set()
+    for factor in (2.0, 2.01):  # 131 / 2 and 131 / 2.01 are both 65 pixels
+        form = {"data.downsample_all": factor, "data.validation_fraction": 0.0}
+        config = config_of(tmp_path, "glomeruli_tiles", tmp_path / "own", **form)
+        assert {slide.height for slide in made_from(config).values()} == {65}
+        digests.add(build(config).summary["digest"])
+    assert len(digests) == 2
+
+
 # Bad input, specification 9.2 --------------------------------------------------------
 
 
