@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from ml_collections import ConfigDict
 
 from jaxinpaint.data import glomeruli_tiles
-from jaxinpaint.data.cases import Case, RunData
+from jaxinpaint.data.cases import Batch, Case, RunData
 from jaxinpaint.data.epochs import Rows, epoch_batches, fixed_batch
 from jaxinpaint.data.glomeruli_crops import Crops, Rules, gather_crops, mask_pictures
 from jaxinpaint.data.image_set import listed
@@ -91,7 +91,8 @@ def build_crops(
         rows,
         batch_spec["image"].shape[0],
         (process_index, process_count),
-        parts,
+        parts.kept,
+        fixed_batch(rows, parts.held or parts.kept, *_shown(config)),
         test_cases=test_cases,
         what="crops",
         facts={
@@ -145,13 +146,14 @@ def build_outlines(
         )
     slides, crops, parts = _split_crops(config, config.data.crop_size)
     pictures = mask_pictures(crops.masks[list(parts.kept)], PICTURE)
-    everyone = range(len(pictures))
+    everyone, rows = range(len(pictures)), Rows({"image": pictures})
     return _run_data(
         config,
-        Rows({"image": pictures}),
+        rows,
         batch_spec["image"].shape[0],
         (process_index, process_count),
-        parts._replace(kept=tuple(everyone), held=()),
+        everyone,
+        fixed_batch(rows, everyone, *_shown(config)),
         test_cases=functools.partial(
             _no_cases, config.data.kind, "a network that draws masks restores no image"
         ),
@@ -235,7 +237,9 @@ def build_tiles(
         everyone,
         batch_spec["image"].shape[0],
         (process_index, process_count),
-        parts._replace(kept=train),
+        train,
+        # Without held-out tiles of training originals; never of synthetic ones.
+        fixed_batch(everyone, parts.held or parts.kept, *_shown(config)),
         test_cases=functools.partial(
             _no_cases, data.kind, "test tiles come from glomeruli_tiles.test_tiles"
         ),
@@ -273,24 +277,24 @@ def _run_data(
     rows: Rows,
     size: int,
     process: tuple[int, int],
-    parts: Parts,
+    kept: Sequence[int],
+    validation: Batch,
     *,
     test_cases: Callable[[], Iterator[Case]],
     what: str,
     facts: dict[str, Any],
 ) -> RunData:
-    """Batches of what is kept, and a fixed one of what is held out."""
-    seed, count = int(config.seed), len(parts.kept)
+    """Batches of what is kept, beside a fixed one to validate with."""
+    count = len(kept)
     if count < size:
         raise ValueError(
             f"{count} {what}, batch {size}: lower config.batch_size or add slides."
         )
-    batch = epoch_batches(rows, parts.kept, size, seed, *process)
-    shown = int(config.data.validation_crops)
+    batch = epoch_batches(rows, kept, size, int(config.seed), *process)
     return RunData(
         batch=batch,
         train=lambda first: (batch(step) for step in itertools.count(first)),
-        validation=fixed_batch(rows, parts.held or parts.kept, shown, seed),
+        validation=validation,
         test_cases=test_cases,
         summary={
             "kind": str(config.data.kind),
@@ -300,6 +304,11 @@ def _run_data(
         }
         | facts,
     )
+
+
+def _shown(config: ConfigDict) -> tuple[int, int]:
+    """Rows of the validation batch, and the seed that they are drawn by."""
+    return int(config.data.validation_crops), int(config.seed)
 
 
 def _check_form(

@@ -385,6 +385,16 @@ def test_slides_reduced_otherwise_to_the_same_size_are_other_data(tmp_path):
     assert len(digests) == 2
 
 
+def test_no_synthetic_tile_is_validated_with(tmp_path, sets):
+    """What was generated is black; with nothing held out, originals stand in."""
+    form = {"data.validation_fraction": 0.0, "data.validation_crops": 45}
+    data = build(with_synthetic(tmp_path, sets, 25, **form))
+    assert data.summary["validation_from"] == "training"
+    assert data.summary["synthetic"]["tiles"] == 11
+    black = (data.validation["image"] == 0).all(axis=-1)
+    assert len(black) == 45 and not black.any()
+
+
 # Bad input, specification 9.2 --------------------------------------------------------
 
 
