@@ -192,7 +192,9 @@ def build_tiles(
 
     Returns:
       The data, of training slides: originals that are not held out for validation, and
-      then so many synthetic tiles as `glomeruli_tiles.synthetic_count` says. The test
+      then so many synthetic tiles as `glomeruli_tiles.synthetic_count` says. The
+      validation batch holds each held-out tile once, or a draw of validation_crops where
+      there are more; 0 takes all. With none held out it is of training originals. The test
       slides are in `glomeruli_tiles.test_tiles`; the iterator of test cases raises
       ValueError, which names it.
 
@@ -239,7 +241,9 @@ def build_tiles(
         (process_index, process_count),
         train,
         # Without held-out tiles of training originals; never of synthetic ones.
-        fixed_batch(everyone, parts.held or parts.kept, *_shown(config)),
+        glomeruli_tiles.validation_tiles(
+            tiles, parts.held or parts.kept, *_shown(config)
+        ),
         test_cases=functools.partial(
             _no_cases, data.kind, "test tiles come from glomeruli_tiles.test_tiles"
         ),

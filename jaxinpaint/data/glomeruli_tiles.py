@@ -7,6 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxinpaint.data import slide_readers
+from jaxinpaint.data.cases import Batch
+from jaxinpaint.data.epochs import Rows, validation_order
 from jaxinpaint.data.gathering import Gathered, Item, gather
 from jaxinpaint.data.reduction import nearest_factor
 from jaxinpaint.data.slide_labels import read_mask
@@ -108,6 +110,36 @@ def gather_tiles(
             "config.data.min_tissue."
         )
     return found
+
+
+def validation_tiles(
+    tiles: Gathered, positions: Sequence[int], count: int, seed: int
+) -> Batch:
+    """The batch that a checkpoint is chosen by, in which no tile is twice.
+
+    Args:
+      tiles: of the training slides.
+      positions: those that may be taken.
+      count: of tiles at most; 0 takes all.
+      seed: of the draw.
+
+    Returns:
+      `image` uint8 [N, S, S, 3] and `label` uint8 [N, S, S, 2].
+
+    Raises:
+      ValueError: a negative count.
+
+    Source: glomeruli specification 6.2.
+    """
+    if count < 0:
+        raise ValueError(
+            f"config.data.validation_crops is {count}; it must be 1 or more, or 0 for "
+            "all tiles that are held out."
+        )
+    # Deviation (6.2): where more than `count` are held out, a seeded draw of them
+    # stands for all: the batch lies in memory whole and is segmented at every save.
+    order = validation_order(positions, seed)
+    return Rows(tiles.arrays).take(order[: count or None].tolist())
 
 
 def synthetic_count(percent: float, base: int) -> int:

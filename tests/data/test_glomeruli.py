@@ -264,6 +264,29 @@ def test_tiles_are_split_by_group_and_show_training_slides(tmp_path):
         data.test_cases()
 
 
+@pytest.mark.parametrize("crops, rows", [(3, 3), (9, 9), (20, 9), (0, 9)])
+def test_no_tile_is_validated_with_twice(tmp_path, crops, rows):
+    """One of five slides is held out, and its 9 tiles differ."""
+    config = config_of(tmp_path, "glomeruli_tiles", **{"data.validation_crops": crops})
+    data, found = build(config), made_from(config)
+    (held,) = data.summary["groups"]["validation"]
+    own = {
+        found[held].region(top, left, 64, 64).tobytes()
+        for top in (0, 32, 56)
+        for left in (0, 32, 64)
+    }
+    seen = [image.tobytes() for image in data.validation["image"]]
+    assert len(own) == 9 and len(seen) == rows == len(set(seen)) and set(seen) <= own
+    again = build(config).validation
+    np.testing.assert_array_equal(again["label"], data.validation["label"])
+
+
+def test_tiles_to_validate_with_are_no_fewer_than_0(tmp_path):
+    config = config_of(tmp_path, "glomeruli_tiles", **{"data.validation_crops": -1})
+    with pytest.raises(ValueError, match="validation_crops is -1"):
+        build(config)
+
+
 def test_test_tiles_are_those_of_the_test_slides(tmp_path):
     config = config_of(tmp_path, "glomeruli_tiles", **{"data.tile_step": 64})
     tiles = list(glomeruli_tiles.test_tiles(config))
