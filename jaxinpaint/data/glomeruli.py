@@ -193,8 +193,9 @@ def build_tiles(
     Returns:
       The data, of training slides: originals that are not held out for validation, and
       then so many synthetic tiles as `glomeruli_tiles.synthetic_count` says. The
-      validation batch holds each held-out tile once, or a draw of validation_crops where
-      there are more; 0 takes all. With none held out it is of training originals. The test
+      validation batch, with `valid` besides, holds each held-out tile once, or a draw of
+      validation_crops where there are more; 0 takes all. With none held out it is of
+      training originals. The test
       slides are in `glomeruli_tiles.test_tiles`; the iterator of test cases raises
       ValueError, which names it.
 
@@ -242,7 +243,7 @@ def build_tiles(
         train,
         # Without held-out tiles of training originals; never of synthetic ones.
         glomeruli_tiles.validation_tiles(
-            tiles, parts.held or parts.kept, *_shown(config)
+            training, tiles, parts.held or parts.kept, *_shown(config)
         ),
         test_cases=functools.partial(
             _no_cases, data.kind, "test tiles come from glomeruli_tiles.test_tiles"

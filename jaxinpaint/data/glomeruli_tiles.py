@@ -113,18 +113,24 @@ def gather_tiles(
 
 
 def validation_tiles(
-    tiles: Gathered, positions: Sequence[int], count: int, seed: int
+    slides: Sequence[Slide],
+    tiles: Gathered,
+    positions: Sequence[int],
+    count: int,
+    seed: int,
 ) -> Batch:
     """The batch that a checkpoint is chosen by, in which no tile is twice.
 
     Args:
+      slides: that the tiles are of.
       tiles: of the training slides.
       positions: those that may be taken.
       count: of tiles at most; 0 takes all.
       seed: of the draw.
 
     Returns:
-      `image` uint8 [N, S, S, 3] and `label` uint8 [N, S, S, 2].
+      `image` uint8 [N, S, S, 3], `label` uint8 [N, S, S, 2] and `valid` uint8
+      [N, S, S, 1], 1 on the slide.
 
     Raises:
       ValueError: a negative count.
@@ -138,8 +144,16 @@ def validation_tiles(
         )
     # Deviation (6.2): where more than `count` are held out, a seeded draw of them
     # stands for all: the batch lies in memory whole and is segmented at every save.
-    order = validation_order(positions, seed)
-    return Rows(tiles.arrays).take(order[: count or None].tolist())
+    chosen = validation_order(positions, seed)[: count or None].tolist()
+    batch = Rows(tiles.arrays).take(chosen)
+    sizes = {slide.id: (slide.height, slide.width) for slide in slides}
+    batch["valid"] = np.zeros((*batch["image"].shape[:3], 1), np.uint8)
+    for valid, facts in zip(
+        batch["valid"], (tiles.meta[at] for at in chosen), strict=True
+    ):
+        height, width = sizes[facts["slide"]]
+        valid[: height - facts["top"], : width - facts["left"]] = 1
+    return batch
 
 
 def synthetic_count(percent: float, base: int) -> int:

@@ -281,6 +281,22 @@ def test_no_tile_is_validated_with_twice(tmp_path, crops, rows):
     np.testing.assert_array_equal(again["label"], data.validation["label"])
 
 
+def test_what_pads_a_tile_is_marked_where_it_is_validated_with(tmp_path):
+    for k, (height, width) in enumerate(((40, 64), (80, 50), (64, 70))):
+        add(tmp_path / "own", f"s{k}", coloured(height, width, k))
+    form = {"data.validation_fraction": 0.0, "data.validation_crops": 0}
+    config = config_of(tmp_path, "glomeruli_tiles", tmp_path / "own", **form)
+    data = build(config)
+    assert set(data.batch(0)) == set(TILES)
+    batch = data.validation
+    assert batch["valid"].shape == (5, 64, 64, 1) and batch["valid"].dtype == np.uint8
+    # Tiles beyond a slide are white; no pixel of these slides is.
+    white = (batch["image"] == 255).all(axis=-1, keepdims=True)
+    np.testing.assert_array_equal(batch["valid"], ~white)
+    counts = sorted(batch["valid"].sum(axis=(1, 2, 3)).tolist())
+    assert counts == sorted([40 * 64, 64 * 50, 64 * 50, 64 * 64, 64 * 64])
+
+
 def test_tiles_to_validate_with_are_no_fewer_than_0(tmp_path):
     config = config_of(tmp_path, "glomeruli_tiles", **{"data.validation_crops": -1})
     with pytest.raises(ValueError, match="validation_crops is -1"):
