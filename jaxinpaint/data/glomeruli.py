@@ -175,6 +175,7 @@ def build_tiles(
     process_index: int = 0,
     process_count: int = 1,
     derived: Mapping[str, Any] = _NOTHING,
+    slides: Sequence[Slide] | None = None,
 ) -> RunData:
     """Kind "glomeruli_tiles": tiles of slides and of synthetic slides, with labels.
 
@@ -189,6 +190,7 @@ def build_tiles(
       process_index: which rows of the global batch are wanted.
       process_count: how many processes share it.
       derived: empty.
+      slides: of the config, if they are open already.
 
     Returns:
       The data, of training slides: originals that are not held out for validation, and
@@ -208,11 +210,8 @@ def build_tiles(
     data = config.data
     _check_form(batch_spec, {"image": 3, "label": 2}, derived, process_count, data.kind)
     side = batch_spec["image"].shape[1]
-    if side != data.tile:
-        raise ValueError(
-            f"config.data.tile is {data.tile}, the system's image is {side} x {side}."
-        )
-    slides = open_slides(config)
+    glomeruli_tiles.expect_side(data, side)
+    slides = open_slides(config) if slides is None else slides
     training = _training_slides(config, slides)
     keys = glomeruli_tiles.KEYS
     digest = _digest(training, data, keys)

@@ -12,12 +12,7 @@ from jaxinpaint.data.epochs import Rows, validation_order
 from jaxinpaint.data.gathering import Gathered, Item, gather
 from jaxinpaint.data.reduction import nearest_factor
 from jaxinpaint.data.slide_labels import read_mask
-from jaxinpaint.data.slides import (
-    Slide,
-    expect_apart,
-    open_folder,
-    open_slides,
-)
+from jaxinpaint.data.slides import Slide, expect_apart, open_folder
 from jaxinpaint.data.split import Parts
 from jaxinpaint.data.tiles import Cut, Tile, tiles_of
 
@@ -31,32 +26,46 @@ KEYS = (
 _POOL = 4  # third word of a seed; validation has 2
 
 
-def test_tiles(config: ConfigDict) -> Iterator[Tile]:
+def test_tiles(config: ConfigDict, slides: Sequence[Slide]) -> Iterator[Tile]:
     """Cuts the test slides into tiles; what has no tissue is left out.
 
-    Reads of `config.data` what `slides.open_slides` reads, tile, tile_step, min_tissue,
-    tissue_chroma and tissue_block.
-
     Args:
-      config: every key must be there.
+      config: reads of `data` source and `KEYS`.
+      slides: of the config, as `slides.open_slides` opens them.
 
     Yields:
       Tiles by test set, slide, row and column; `split` is the test set's name.
 
     Raises:
-      ValueError: no slide is for test, or as `open_slides` and `tiles.tiles_of`.
+      ValueError: no slide is for test, or as `tiles.tiles_of`.
 
     Source: glomeruli specification 5.4.
     """
-    slides = [s for s in open_slides(config) if s.split.startswith("test")]
-    if not slides:
+    tests = [s for s in slides if s.split.startswith("test")]
+    if not tests:
         raise ValueError(
             f"{config.data.source}: no slide is in a test list of splits.json or "
             "slides.csv, or config.data.phantom.test_slides is 0."
         )
     cut = _cut(config.data)
-    for slide in sorted(slides, key=lambda s: (s.split, s.id)):
+    for slide in sorted(tests, key=lambda s: (s.split, s.id)):
         yield from (tile for tile, enough in tiles_of(slide, cut) if enough)
+
+
+def expect_side(data: ConfigDict, side: int) -> None:
+    """Checks that tiles are as large as a system's images.
+
+    Args:
+      data: `config.data`; reads tile.
+      side: of the system's images.
+
+    Raises:
+      ValueError: they are not.
+    """
+    if side != data.tile:
+        raise ValueError(
+            f"config.data.tile is {data.tile}, the system's image is {side} x {side}."
+        )
 
 
 def gather_tiles(

@@ -305,7 +305,7 @@ def test_tiles_to_validate_with_are_no_fewer_than_0(tmp_path):
 
 def test_test_tiles_are_those_of_the_test_slides(tmp_path):
     config = config_of(tmp_path, "glomeruli_tiles", **{"data.tile_step": 64})
-    tiles = list(glomeruli_tiles.test_tiles(config))
+    tiles = list(glomeruli_tiles.test_tiles(config, slides.open_slides(config)))
     names = [("test1_000", "test1"), ("test2_000", "test2")]
     assert [(t.slide, t.split) for t in tiles] == [n for n in names for _ in range(4)]
     found = made_from(config)
@@ -315,7 +315,7 @@ def test_test_tiles_are_those_of_the_test_slides(tmp_path):
         assert tile.valid.all() and tile.label.shape == (64, 64, 2)
     none = config_of(tmp_path, "glomeruli_tiles", **{"data.phantom.test_slides": 0})
     with pytest.raises(ValueError, match="no slide is in a test list"):
-        next(glomeruli_tiles.test_tiles(none))
+        next(glomeruli_tiles.test_tiles(none, slides.open_slides(none)))
 
 
 def test_tiles_without_tissue_are_left_out(tmp_path):
