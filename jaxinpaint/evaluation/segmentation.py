@@ -297,7 +297,8 @@ def notes(
     trained = (
         "none of them was trained on"
         if facts["trained_on_these_images"]
-        else "of another collection than the one that was trained on"
+        else "the config names other data than the run was trained on; whether some of "
+        "these slides were among those is not known"
     )
     uncovered = sum(slide.uncovered for slide in slides)
     synthetic = f"{facts['synthetic_percent']:g} % of synthetic tiles"

@@ -346,9 +346,14 @@ def test_a_folder_of_test_slides_alone_is_scored(tmp_path, monkeypatch):
     folders.splits(tmp_path / "own", test1=["a", "b"], test2=["c"])
     form = {"data.source": str(tmp_path / "own"), "data.tile": SIDE}
     config = make_config(**form, **{"data.tile_step": STEP, "data.min_tissue": 0.0})
-    evaluate.evaluate(config, workdir, None)
+    page = evaluate.evaluate(config, workdir, None).read_text()
     results = json.loads((workdir / "eval" / "metrics.json").read_text())
     assert len(opened) == 1
+    # The name of a source says nothing about the slides in it.
+    assert (
+        "was trained on; whether some of these slides were among those is not" in page
+    )
+    assert "another collection" not in page
     assert results["run"]["images"] == {
         "kind": "glomeruli_tiles",
         "slides": {slide.id: slide.digest for slide in opened[0]},
