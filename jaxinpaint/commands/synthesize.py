@@ -67,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tiles",
         type=int,
         metavar="N",
-        help="rounds until so many tiles hold a new glomerulus; without either, as many "
-        "as training tiles show a sclerosed one",
+        help="whole rounds until so many tiles hold a new glomerulus; without either, "
+        "twice as many as training tiles show a sclerosed one",
     )
     parser.add_argument(
         "--gap",

@@ -12,6 +12,7 @@ MARKS = (
     "neighbor_mask",
     "protect",
     "label",
+    "valid",
 )  # integers that are no grey levels
 
 

@@ -51,8 +51,8 @@ class RunData(NamedTuple):
       batch: step -> the host batch of that step: uint8 or uint16 [N, S, S, C] by
         name, `mask` uint8 [N, S, S, 1]; the rows of this process alone.
       train: step -> batches from that step on, without end.
-      validation: one batch, of `config.data.validation_crops` rows, whole in every
-        process.
+      validation: one batch, of `config.data.validation_crops` rows (of tiles at most so
+        many), whole in every process.
       test_cases: -> the test cases, in the order of the masks.
       summary: plain values for the log and the report: `kind`, `source`, `digest`,
         `dtype`, `shape` ([N, H, W, C] of all images) and `split` of every kind.

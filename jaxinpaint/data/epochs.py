@@ -77,7 +77,11 @@ def epoch_batches(
     return batch
 
 
+def validation_order(positions: Sequence[int], seed: int) -> np.ndarray:
+    """Positions in the seeded order in which they are taken to validate with."""
+    return np.random.default_rng([seed, 0, _VALIDATION]).permutation(positions)
+
+
 def fixed_batch(rows: Rows, positions: Sequence[int], count: int, seed: int) -> Batch:
     """One batch of `count` rows; each is there once before any is there twice."""
-    order = np.random.default_rng([seed, 0, _VALIDATION]).permutation(positions)
-    return rows.take(np.resize(order, count).tolist())
+    return rows.take(np.resize(validation_order(positions, seed), count).tolist())

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from ml_collections import ConfigDict
 
 from jaxinpaint.data import glomeruli_tiles
-from jaxinpaint.data.cases import Case, RunData
+from jaxinpaint.data.cases import Batch, Case, RunData
 from jaxinpaint.data.epochs import Rows, epoch_batches, fixed_batch
 from jaxinpaint.data.glomeruli_crops import Crops, Rules, gather_crops, mask_pictures
 from jaxinpaint.data.image_set import listed
@@ -91,7 +91,8 @@ def build_crops(
         rows,
         batch_spec["image"].shape[0],
         (process_index, process_count),
-        parts,
+        parts.kept,
+        fixed_batch(rows, parts.held or parts.kept, *_shown(config)),
         test_cases=test_cases,
         what="crops",
         facts={
@@ -145,13 +146,14 @@ def build_outlines(
         )
     slides, crops, parts = _split_crops(config, config.data.crop_size)
     pictures = mask_pictures(crops.masks[list(parts.kept)], PICTURE)
-    everyone = range(len(pictures))
+    everyone, rows = range(len(pictures)), Rows({"image": pictures})
     return _run_data(
         config,
-        Rows({"image": pictures}),
+        rows,
         batch_spec["image"].shape[0],
         (process_index, process_count),
-        parts._replace(kept=tuple(everyone), held=()),
+        everyone,
+        fixed_batch(rows, everyone, *_shown(config)),
         test_cases=functools.partial(
             _no_cases, config.data.kind, "a network that draws masks restores no image"
         ),
@@ -173,6 +175,7 @@ def build_tiles(
     process_index: int = 0,
     process_count: int = 1,
     derived: Mapping[str, Any] = _NOTHING,
+    slides: Sequence[Slide] | None = None,
 ) -> RunData:
     """Kind "glomeruli_tiles": tiles of slides and of synthetic slides, with labels.
 
@@ -187,10 +190,14 @@ def build_tiles(
       process_index: which rows of the global batch are wanted.
       process_count: how many processes share it.
       derived: empty.
+      slides: of the config, if they are open already.
 
     Returns:
       The data, of training slides: originals that are not held out for validation, and
-      then so many synthetic tiles as `glomeruli_tiles.synthetic_count` says. The test
+      then so many synthetic tiles as `glomeruli_tiles.synthetic_count` says. The
+      validation batch, with `valid` besides, holds each held-out tile once, or a draw of
+      validation_crops where there are more; 0 takes all. With none held out it is of
+      training originals. The test
       slides are in `glomeruli_tiles.test_tiles`; the iterator of test cases raises
       ValueError, which names it.
 
@@ -203,11 +210,8 @@ def build_tiles(
     data = config.data
     _check_form(batch_spec, {"image": 3, "label": 2}, derived, process_count, data.kind)
     side = batch_spec["image"].shape[1]
-    if side != data.tile:
-        raise ValueError(
-            f"config.data.tile is {data.tile}, the system's image is {side} x {side}."
-        )
-    slides = open_slides(config)
+    glomeruli_tiles.expect_side(data, side)
+    slides = open_slides(config) if slides is None else slides
     training = _training_slides(config, slides)
     keys = glomeruli_tiles.KEYS
     digest = _digest(training, data, keys)
@@ -235,7 +239,11 @@ def build_tiles(
         everyone,
         batch_spec["image"].shape[0],
         (process_index, process_count),
-        parts._replace(kept=train),
+        train,
+        # Without held-out tiles of training originals; never of synthetic ones.
+        glomeruli_tiles.validation_tiles(
+            training, tiles, parts.held or parts.kept, *_shown(config)
+        ),
         test_cases=functools.partial(
             _no_cases, data.kind, "test tiles come from glomeruli_tiles.test_tiles"
         ),
@@ -273,24 +281,24 @@ def _run_data(
     rows: Rows,
     size: int,
     process: tuple[int, int],
-    parts: Parts,
+    kept: Sequence[int],
+    validation: Batch,
     *,
     test_cases: Callable[[], Iterator[Case]],
     what: str,
     facts: dict[str, Any],
 ) -> RunData:
-    """Batches of what is kept, and a fixed one of what is held out."""
-    seed, count = int(config.seed), len(parts.kept)
+    """Batches of what is kept, beside a fixed one to validate with."""
+    count = len(kept)
     if count < size:
         raise ValueError(
             f"{count} {what}, batch {size}: lower config.batch_size or add slides."
         )
-    batch = epoch_batches(rows, parts.kept, size, seed, *process)
-    shown = int(config.data.validation_crops)
+    batch = epoch_batches(rows, kept, size, int(config.seed), *process)
     return RunData(
         batch=batch,
         train=lambda first: (batch(step) for step in itertools.count(first)),
-        validation=fixed_batch(rows, parts.held or parts.kept, shown, seed),
+        validation=validation,
         test_cases=test_cases,
         summary={
             "kind": str(config.data.kind),
@@ -300,6 +308,11 @@ def _run_data(
         }
         | facts,
     )
+
+
+def _shown(config: ConfigDict) -> tuple[int, int]:
+    """Rows of the validation batch, and the seed that they are drawn by."""
+    return int(config.data.validation_crops), int(config.seed)
 
 
 def _check_form(
@@ -374,7 +387,7 @@ def _home(config: ConfigDict, digest: str) -> Path:
 def _digest(slides: Sequence[Slide], data: ConfigDict, keys: Sequence[str]) -> str:
     """SHA-256 of slides, their labels and resolution, and of config keys."""
     facts = [
-        (s.id, s.group, s.split, s.height, s.width, s.digest, s.label_digest)
+        (s.id, s.group, s.split, s.height, s.width, s.factor, s.digest, s.label_digest)
         for s in slides
     ]
     values = {key: data[key] for key in (*keys, "mask_threshold") if key != "size"}

@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxinpaint.data.images import MAX_SECTIONS
 from jaxinpaint.data.outlines import NAMES
+from jaxinpaint.data.phantom_layout import CLASSES
 from jaxinpaint.data.slide_readers import SUFFIXES, WHOLE, SlideFileError, image_form
 from jaxinpaint.data.slide_tables import (
     Row,
@@ -35,7 +36,6 @@ LAYOUTS = ("own", "aidpath", "zenodo")
 TABLES = ("slides.csv", "splits.json", "positions.csv")
 DEFAULT_SPLIT = "split: default, not the paper's"
 OUTLINES = ".geojson"
-CLASSES = ("normal", "sclerosed")
 _FOLDERS = {**NAMES, "0": 0, "1": 1}
 _FILLERS = ("mask", "masks", "label", "labels", "annotation", "annotations")
 # Slides for test of slides in all, section 5.2; other amounts keep the share.

@@ -7,14 +7,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxinpaint.data import slide_readers
+from jaxinpaint.data.cases import Batch
+from jaxinpaint.data.epochs import Rows, validation_order
 from jaxinpaint.data.gathering import Gathered, Item, gather
+from jaxinpaint.data.reduction import nearest_factor
 from jaxinpaint.data.slide_labels import read_mask
-from jaxinpaint.data.slides import (
-    Slide,
-    expect_apart,
-    open_folder,
-    open_slides,
-)
+from jaxinpaint.data.slides import Slide, expect_apart, open_folder
 from jaxinpaint.data.split import Parts
 from jaxinpaint.data.tiles import Cut, Tile, tiles_of
 
@@ -28,32 +26,46 @@ KEYS = (
 _POOL = 4  # third word of a seed; validation has 2
 
 
-def test_tiles(config: ConfigDict) -> Iterator[Tile]:
+def test_tiles(config: ConfigDict, slides: Sequence[Slide]) -> Iterator[Tile]:
     """Cuts the test slides into tiles; what has no tissue is left out.
 
-    Reads of `config.data` what `slides.open_slides` reads, tile, tile_step, min_tissue,
-    tissue_chroma and tissue_block.
-
     Args:
-      config: every key must be there.
+      config: reads of `data` source and `KEYS`.
+      slides: of the config, as `slides.open_slides` opens them.
 
     Yields:
       Tiles by test set, slide, row and column; `split` is the test set's name.
 
     Raises:
-      ValueError: no slide is for test, or as `open_slides` and `tiles.tiles_of`.
+      ValueError: no slide is for test, or as `tiles.tiles_of`.
 
     Source: glomeruli specification 5.4.
     """
-    slides = [s for s in open_slides(config) if s.split.startswith("test")]
-    if not slides:
+    tests = [s for s in slides if s.split.startswith("test")]
+    if not tests:
         raise ValueError(
             f"{config.data.source}: no slide is in a test list of splits.json or "
             "slides.csv, or config.data.phantom.test_slides is 0."
         )
     cut = _cut(config.data)
-    for slide in sorted(slides, key=lambda s: (s.split, s.id)):
+    for slide in sorted(tests, key=lambda s: (s.split, s.id)):
         yield from (tile for tile, enough in tiles_of(slide, cut) if enough)
+
+
+def expect_side(data: ConfigDict, side: int) -> None:
+    """Checks that tiles are as large as a system's images.
+
+    Args:
+      data: `config.data`; reads tile.
+      side: of the system's images.
+
+    Raises:
+      ValueError: they are not.
+    """
+    if side != data.tile:
+        raise ValueError(
+            f"config.data.tile is {data.tile}, the system's image is {side} x {side}."
+        )
 
 
 def gather_tiles(
@@ -109,6 +121,50 @@ def gather_tiles(
     return found
 
 
+def validation_tiles(
+    slides: Sequence[Slide],
+    tiles: Gathered,
+    positions: Sequence[int],
+    count: int,
+    seed: int,
+) -> Batch:
+    """The batch that a checkpoint is chosen by, in which no tile is twice.
+
+    Args:
+      slides: that the tiles are of.
+      tiles: of the training slides.
+      positions: those that may be taken.
+      count: of tiles at most; 0 takes all.
+      seed: of the draw.
+
+    Returns:
+      `image` uint8 [N, S, S, 3], `label` uint8 [N, S, S, 2] and `valid` uint8
+      [N, S, S, 1], 1 on the slide.
+
+    Raises:
+      ValueError: a negative count.
+
+    Source: glomeruli specification 6.2.
+    """
+    if count < 0:
+        raise ValueError(
+            f"config.data.validation_crops is {count}; it must be 1 or more, or 0 for "
+            "all tiles that are held out."
+        )
+    # Deviation (6.2): where more than `count` are held out, a seeded draw of them
+    # stands for all: the batch lies in memory whole and is segmented at every save.
+    chosen = validation_order(positions, seed)[: count or None].tolist()
+    batch = Rows(tiles.arrays).take(chosen)
+    sizes = {slide.id: (slide.height, slide.width) for slide in slides}
+    batch["valid"] = np.zeros((*batch["image"].shape[:3], 1), np.uint8)
+    for valid, facts in zip(
+        batch["valid"], (tiles.meta[at] for at in chosen), strict=True
+    ):
+        height, width = sizes[facts["slide"]]
+        valid[: height - facts["top"], : width - facts["left"]] = 1
+    return batch
+
+
 def synthetic_count(percent: float, base: int) -> int:
     """How many synthetic tiles join the originals.
 
@@ -146,7 +202,7 @@ def synthetic_tiles(
 
     Args:
       config: reads seed, and of data synthetic, synthetic_percent, split_unit,
-        working_mpp, max_pixels and `KEYS`.
+        working_mpp, downsample_all, max_pixels and `KEYS`.
       slides: the originals, test slides among them.
       tiles: of the training slides.
       parts: which of them are trained on.
@@ -157,8 +213,8 @@ def synthetic_tiles(
 
     Raises:
       ValueError: a percentage without a set, or outside 0 to 100; slides of the set that
-        are not synthetic, have the group of no training slide or are test slides; or
-        fewer tiles than asked for.
+        are not synthetic, have the group of no training slide, another resolution than
+        it has, or are test slides; or fewer tiles than asked for.
 
     Source: glomeruli specification 6.3 and 9.2.
     """
@@ -175,7 +231,7 @@ def synthetic_tiles(
     pool = open_folder(
         data.synthetic,
         working_mpp=data.working_mpp,
-        downsample_all=0.0,
+        downsample_all=data.downsample_all,
         mask_threshold=0,
         max_pixels=data.max_pixels,
     )
@@ -217,7 +273,10 @@ def _check_pool(source: str, slides: Sequence[Slide], pool: Sequence[Slide]) -> 
             "originals belong to config.data.source."
         )
     expect_apart([*slides, *pool])
-    known = {slide.group for slide in slides if slide.split == "train"}
+    known: dict[str, list[float]] = {}  # resolutions by group
+    for one in slides:
+        if one.split == "train":
+            known.setdefault(one.group, []).extend([one.mpp] if one.mpp else [])
     for slide in pool:
         if slide.split != "train":
             raise ValueError(
@@ -228,6 +287,13 @@ def _check_pool(source: str, slides: Sequence[Slide], pool: Sequence[Slide]) -> 
             raise ValueError(
                 f"{source}: the group of {slide.id} is '{slide.group}', which no training "
                 "slide has; a synthetic slide has the group of the slide it is made from."
+            )
+        mpps = known[slide.group]
+        if slide.mpp and mpps and all(nearest_factor(slide.mpp / m) != 1 for m in mpps):
+            raise ValueError(
+                f"{source}: {slide.id} has {slide.mpp:g} um/px, and the training slides "
+                f"of '{slide.group}' are worked on at {mpps[0]:g} um/px; synthesise with "
+                "the same config.data.working_mpp and downsample_all."
             )
 
 

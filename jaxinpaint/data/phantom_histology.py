@@ -16,12 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from jaxinpaint.data.phantom_layout import CLASSES, place_glomeruli, tissue_depth
 from jaxinpaint.data.phantoms import smooth
 
-CLASSES = ("normal", "sclerosed")  # the channels of every label
-BORDERS = (0.06, 0.95)  # of the tissue, parts of the height
 PITCH = 46.0  # of the tubules
-RADIUS = {"normal": (55.0, 85.0), "sclerosed": (30.0, 60.0)}
 UNEVEN = {"normal": 0.06, "sclerosed": 0.12}  # of outlines
 NOISE = 2.5  # grey levels, standard deviation of each channel
 SHADING = 0.07  # thickness of the section, standard deviation
@@ -32,7 +30,6 @@ _STAINS = {
     "PAS": (((0.644211, 0.716556, 0.266844), 1.0), ((0.175411, 0.972178, 0.154589), 1)),
     "HE": (((0.65, 0.70, 0.29), 1.5), ((0.07, 0.99, 0.11), 0.75)),
 }
-_LAYOUTS, _TRIES = 20, 300  # of the glomeruli of a slide; of one in a layout
 
 
 class PhantomSlide(NamedTuple):
@@ -183,10 +180,11 @@ def phantom_slide(
         )
     rng = np.random.default_rng(seed)
     shape = (height, width)
-    depth = _strip(rng, shape, scale)
+    depth = tissue_depth(rng, shape, scale)
     tissue = _Tissue(np.zeros(shape), np.zeros(shape), np.zeros(shape), scale)
     _draw_tubules(rng, tissue)
-    glomeruli = _place(rng, shape, scale, {"normal": normal, "sclerosed": sclerosed})
+    counts = {"normal": normal, "sclerosed": sclerosed}
+    glomeruli = place_glomeruli(rng, shape, scale, counts)
     instances = np.zeros(shape, np.int32)
     for number, (kind, y, x, radius) in enumerate(glomeruli, 1):
         draw = _draw_normal if kind == "normal" else _draw_sclerosed
@@ -219,17 +217,6 @@ def _fractal(
     octaves = [smooth(rng, shape, (max(cell * scale, 1.0),) * 2) for cell in cells]
     total = sum(w * octave for w, octave in zip(weights, octaves, strict=True))
     return total / np.sqrt(sum(w * w for w in weights))
-
-
-def _strip(
-    rng: np.random.Generator, shape: tuple[int, int], scale: float
-) -> np.ndarray:
-    """How far inside the tissue a pixel lies, in pixels, negative outside."""
-    height, width = shape
-    wave = 10 * scale * np.stack([smooth(rng, (width,), (64 * scale,)) for _ in "ab"])
-    upper, lower = (part * height + w for part, w in zip(BORDERS, wave, strict=True))
-    y = np.arange(height, dtype=float)[:, None]
-    return np.minimum(y - upper, lower - y)
 
 
 def _draw_tubules(rng: np.random.Generator, tissue: _Tissue) -> None:
@@ -288,50 +275,6 @@ def _draw_nucleus(tissue: _Tissue, place: np.ndarray, radius: float) -> None:
     window, distance = _around(place, radius + 1, tissue.nuclei.shape)
     spot = np.clip(radius - distance + 0.5, 0, 1)
     np.maximum(tissue.nuclei[window], spot, out=tissue.nuclei[window])
-
-
-def _place(
-    rng: np.random.Generator,
-    shape: tuple[int, int],
-    scale: float,
-    counts: dict[str, int],
-) -> tuple[tuple[str, float, float, float], ...]:
-    """Radii, then places that keep the glomeruli apart, by rejection."""
-    wanted = [
-        (kind, rng.uniform(*RADIUS[kind]) * scale)
-        for kind in CLASSES
-        for _ in range(counts[kind])
-    ]
-    wanted.sort(key=lambda one: -one[1])  # the largest find room first
-    height, width = shape
-    most: list[tuple[str, float, float, float]] = []
-    for _ in range(_LAYOUTS):
-        placed: list[tuple[str, float, float, float]] = []
-        for kind, radius in wanted:
-            room = 1.15 * radius  # outlines are uneven
-            top, bottom = (part * height for part in BORDERS)
-            low = np.array([top + 10 * scale + room, room])
-            high = np.array([bottom - 10 * scale - room, width - 1 - room])
-            if (low > high).any():
-                break
-            for _ in range(_TRIES):
-                y, x = rng.uniform(low, high).tolist()
-                if all(
-                    np.hypot(y - b, x - c) > 1.15 * (radius + d) + 12 * scale
-                    for _, b, c, d in placed
-                ):
-                    placed.append((kind, y, x, radius))
-                    break
-            else:
-                break
-        if len(placed) == len(wanted):
-            return tuple(placed)
-        most = max(most, placed, key=len)
-    raise ValueError(
-        f"phantom_slide: only {len(most)} of {len(wanted)} glomeruli ({counts}) fit "
-        f"into {height} x {width} at scale {scale}; ask for fewer, or for a larger "
-        "slide."
-    )
 
 
 def _outline(

@@ -15,6 +15,9 @@ import numpy as np
 from jaxinpaint.data.tissue import tissue_share
 
 COLUMNS = ("id", "x", "y")
+SEEDS = (
+    2**32
+)  # seeds are below it: each is one 32-bit word of what numpy is seeded with
 
 
 class Rules(NamedTuple):
@@ -253,14 +256,14 @@ def contour_number(
     """Which contour of a library a placement takes.
 
     Args:
-      seed: of the run.
+      seed: of the run, below `SEEDS`.
       slide: index of the slide among those of the run.
       placement: index on the slide.
       again: how often the slide has been synthesised before.
       count: of the library.
 
-    Source: glomeruli specification 8.3; a last 0 in a seed changes nothing, so that
-    the first round is as specified.
+    Source: glomeruli specification 8.3; a fourth word of 0 changes nothing, so that the
+    first round is as specified.
     """
     return int(np.random.default_rng([seed, slide, placement, again]).integers(count))
 

@@ -35,6 +35,8 @@ class Slide(NamedTuple):
       synthetic: whether it holds generated pixels.
       height: rows.
       width: columns.
+      factor: pixels of its file for one of the slide, along each side.
+      mpp: micrometres of a pixel of the slide; None where nothing says it.
       digest: SHA-256 of the bytes of its image (file), in hex.
       region: (top, left, height, width), inside the slide -> uint8 [h, w, 3]; threads
         may share it, and what it returns may be written to.
@@ -49,6 +51,8 @@ class Slide(NamedTuple):
     synthetic: bool
     height: int
     width: int
+    factor: float
+    mpp: float | None
     digest: str
     region: Callable[[int, int, int, int], np.ndarray]
     label: Callable[[], np.ndarray]
@@ -58,9 +62,9 @@ class Slide(NamedTuple):
 def open_slides(config: ConfigDict) -> list[Slide]:
     """Opens the slides that `config.data` names.
 
-    Reads of `config.data` source, and of the phantom `phantom` (as
-    `phantom_histology.phantom_slides`), of a folder working_mpp, downsample_all,
-    mask_threshold and max_pixels (as `open_folder`).
+    Reads of `config.data` source and working_mpp, and of the phantom `phantom` (as
+    `phantom_histology.phantom_slides`; it counts as being at that resolution), of a
+    folder downsample_all, mask_threshold and max_pixels (as `open_folder`).
 
     Returns:
       The slides, in the order of their ids.
@@ -72,7 +76,7 @@ def open_slides(config: ConfigDict) -> list[Slide]:
     """
     data = config.data
     if data.source == "phantom":
-        return _phantom(data.phantom)
+        return _phantom(data.phantom, data.working_mpp)
     return open_folder(
         data.source,
         working_mpp=data.working_mpp,
@@ -185,6 +189,10 @@ def open_rows(
         expect_sizes(row, found)
         size = found.height, found.width
         height, width = (reduced_side(side, factor) for side in size)
+        mpp = found.mpp or row.mpp
+        # What does not say its resolution counts as being at the working one, unless all
+        # is reduced whatever its resolution.
+        unknown = None if downsample_all else working_mpp
 
         def region(top: int, left: int, height: int, width: int) -> np.ndarray:
             if not found.whole:
@@ -201,6 +209,8 @@ def open_rows(
             synthetic=row.synthetic,
             height=height,
             width=width,
+            factor=factor,
+            mpp=unknown if mpp is None else mpp * factor,
             digest=_digest([row.image]),
             region=_inside(name, height, width, region),
             label=partial(read_label, row, size, factor, mask_threshold, max_pixels),
@@ -228,14 +238,14 @@ def expect_apart(slides: Sequence[Slide]) -> None:
             )
 
 
-def _phantom(settings: ConfigDict) -> list[Slide]:
+def _phantom(settings: ConfigDict, mpp: float) -> list[Slide]:
     return sorted(
-        _of_phantom(one)
+        _of_phantom(one, mpp)
         for one in phantom_histology.phantom_slides(**settings.to_dict())
     )
 
 
-def _of_phantom(one: phantom_histology.NamedPhantom) -> Slide:
+def _of_phantom(one: phantom_histology.NamedPhantom, mpp: float) -> Slide:
     image, label = one.slide.image, one.slide.label
     height, width, _ = image.shape
 
@@ -250,6 +260,8 @@ def _of_phantom(one: phantom_histology.NamedPhantom) -> Slide:
         synthetic=False,
         height=height,
         width=width,
+        factor=1.0,
+        mpp=mpp,
         digest=hashlib.sha256(image.tobytes()).hexdigest(),
         region=_inside(one.name, height, width, region),
         label=label.copy,

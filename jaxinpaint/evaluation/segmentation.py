@@ -21,8 +21,8 @@ from jaxinpaint import systems
 from jaxinpaint.core.levels import scale_batch
 from jaxinpaint.core.manifest import tree_digest
 from jaxinpaint.core.system import System, Variables
-from jaxinpaint.data import glomeruli_tiles, pipeline
-from jaxinpaint.data.slides import Slide, open_slides
+from jaxinpaint.data import glomeruli, glomeruli_tiles
+from jaxinpaint.data.slides import CLASSES, Slide, open_slides
 from jaxinpaint.data.tiles import Tile
 from jaxinpaint.evaluation.facts import dataset_name
 from jaxinpaint.evaluation.results import chunks, remove, say, write_json
@@ -35,7 +35,6 @@ from jaxinpaint.evaluation.runs import (
     training_minutes,
 )
 from jaxinpaint.evaluation.segmented import (
-    CLASSES,
     TileResult,
     lines_of,
     tidy,
@@ -92,12 +91,13 @@ def evaluate_segmentation(config: ConfigDict, workdir: Path, step: int | None) -
     run = open_run(config, system, workdir, chosen)
     frozen = system.load_frozen()
     check_frozen(run, tree_digest(frozen))
-    data = pipeline.build(config, system.batch_spec, 0, 1)
+    opened = open_slides(config)
+    images = images_of(config, system, run, opened)
     segment = segmenter(config, system, run.variables, frozen)
     folder = workdir / "eval"
     console = Console(stderr=True, soft_wrap=True)
-    whole = {slide.id: slide for slide in open_slides(config)}
-    stream = glomeruli_tiles.test_tiles(config)
+    whole = {slide.id: slide for slide in opened}
+    stream = glomeruli_tiles.test_tiles(config, opened)
     first = next(stream, None)  # its errors come before anything is removed
     if first is None:
         raise ValueError(
@@ -109,7 +109,7 @@ def evaluate_segmentation(config: ConfigDict, workdir: Path, step: int | None) -
         itertools.chain([first], stream), whole, segment, config, folder, console
     )
     rows = [*tidy(tiles, "image"), *tidy(slides, "stitched")]
-    facts = facts_of(config, run, data.summary, tiles, slides)
+    facts = facts_of(config, run, images, tiles, slides)
     newest = "newest, none has a validation Dice"
     by_score = newest if best is None else "highest validation Dice"
     facts["chosen_by"] = by_score if step is None else "asked for"
@@ -124,7 +124,9 @@ def evaluate_segmentation(config: ConfigDict, workdir: Path, step: int | None) -
         folder / "report.html",
         title=f"{config.system}, {config.segment.model}, on {facts['dataset']}",
         results={"rows": rows, "slides": told, "run": facts},
-        panels=panels(config, tiles, glomeruli_tiles.test_tiles(config), segment),
+        panels=panels(
+            config, tiles, glomeruli_tiles.test_tiles(config, opened), segment
+        ),
         asides=paper_tables(config, rows),
         curves=run.records,
         notes=notes(config, facts, slides),
@@ -135,6 +137,33 @@ def evaluate_segmentation(config: ConfigDict, workdir: Path, step: int | None) -
             value = glomeruli_tables.number(row["value"])
             say(console, f"{row['dataset']}: mean F1 {value}")
     return folder / "report.html"
+
+
+def images_of(
+    config: ConfigDict, system: System, run: Run, slides: Sequence[Slide]
+) -> dict[str, Any]:
+    """What is said of the images: of the data of training, where these slides are theirs.
+
+    Args:
+      config: as of `evaluate_segmentation`.
+      system: whose batches the data fit.
+      run: of which `same_stack` says whether it was trained on this source.
+      slides: opened.
+
+    Returns:
+      The data's summary, less the source, which stands in the config alone; of another
+      source the kind, and SHA-256 of each test slide.
+
+    Raises:
+      ValueError: as `glomeruli.build_tiles`, or tiles of another size than the images.
+    """
+    if not run.same_stack:
+        glomeruli_tiles.expect_side(config.data, system.batch_spec["image"].shape[1])
+        tests = {s.id: s.digest for s in slides if s.split.startswith("test")}
+        return {"kind": config.data.kind, "slides": tests}
+    # Who was trained on, in the data's own words.
+    data = glomeruli.build_tiles(config, system.batch_spec, slides=slides)
+    return {key: value for key, value in data.summary.items() if key != "source"}
 
 
 def segmenter(
@@ -235,18 +264,16 @@ def write_maps(folder: Path, slide: str, maps: np.ndarray) -> None:
 def facts_of(
     config: ConfigDict,
     run: Run,
-    summary: Mapping[str, Any],
+    images: Mapping[str, Any],
     tiles: Sequence[TileResult],
     slides: Sequence[SlideResult],
 ) -> dict[str, Any]:
     """What was run, for the results and the page."""
-    # The path stands in the config alone; who was trained on, in the data's own words.
-    images = {key: value for key, value in summary.items() if key != "source"}
     return {
         "system": config.system,
         "dataset": dataset_name(config.data.source),
         "data": "phantom" if config.data.source == "phantom" else "real",
-        "kind": summary["kind"],
+        "kind": images["kind"],
         "model": config.segment.model,
         "augmented": bool(config.segment.trad_aug),
         "synthetic_percent": float(config.data.synthetic_percent),
@@ -258,7 +285,7 @@ def facts_of(
         "tiles": len(tiles),
         "slides": len(slides),
         "trained_on_these_images": run.same_stack,
-        "images": images,
+        "images": dict(images),
     }
 
 
@@ -270,7 +297,8 @@ def notes(
     trained = (
         "none of them was trained on"
         if facts["trained_on_these_images"]
-        else "of another collection than the one that was trained on"
+        else "the config names other data than the run was trained on; whether some of "
+        "these slides were among those is not known"
     )
     uncovered = sum(slide.uncovered for slide in slides)
     synthetic = f"{facts['synthetic_percent']:g} % of synthetic tiles"

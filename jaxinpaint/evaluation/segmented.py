@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxinpaint.data.slides import CLASSES
 from jaxinpaint.evaluation.stitching import SlideResult
 from jaxinpaint.metrics.segmentation import scores_of
 from jaxinpaint.report import glomeruli_tables
 from jaxinpaint.report.glomeruli_tables import Line
 
-CLASSES = ("normal", "sclerosed")
 PIXELS = ("tp", "fp", "fn")
 OF_CLASS = ("precision", "recall", "f1", "dice_pooled", "dice_image")
 OF_MEAN = {  # metric of a row -> name in a metric's result

@@ -20,6 +20,7 @@ from rich.console import Console
 import jaxinpaint
 from jaxinpaint.data.mask_library import Library, save_library
 from jaxinpaint.data.positions import (
+    SEEDS,
     Placed,
     Rules,
     Site,
@@ -50,7 +51,8 @@ class Options(NamedTuple):
       gap: pixels between a contour's circle and every glomerulus.
       feather: pixels of blending inside a contour.
       rounds: how often every slide is taken; None to go on until there are `tiles`.
-      tiles: how many tiles with a generated pixel; None to do `rounds`.
+      tiles: how many tiles with a generated pixel there are to be at least, in whole
+        rounds; None to do `rounds`.
       positions: a person's centres; None to find places.
       on_bad_position: "error", or "skip" for those that break a rule.
     """
@@ -94,8 +96,8 @@ def synthesize_slides(
 
     Args:
       config: of the inpainting stage; of `image_size`, `data` and `synthesis` it reads
-        the side of the windows, `data` working_mpp, tissue_chroma and tissue_block,
-        and `synthesis` min_tissue and grid_step.
+        the side of the windows, `data` tissue_chroma and tissue_block, and `synthesis`
+        min_tissue and grid_step.
       slides: all, of which those of the split "train" are taken.
       tools: the network and the contours.
       output: the folder, as `synthetic_set` describes it.
@@ -150,16 +152,14 @@ def synthesize_slides(
     tried: set[str] = set()
     tiles, again = 0, 0
 
-    def enough() -> bool:
-        return options.tiles is not None and tiles >= options.tiles
-
     for again in itertools.count():
-        if enough() or again == options.rounds:
+        enough = options.tiles is not None and tiles >= options.tiles
+        if enough or again == options.rounds:
             break
         before = tiles
+        # A round is finished: half of one would be of the first slides alone, and all of
+        # its tiles are lost to a training that holds those slides out.
         for index, slide in enumerate(training):
-            if enough():
-                break
             given = None if positions is None else positions.get(slide.id, ())
             wanted = options.per_roi if given is None else len(given)
             if not wanted:
@@ -272,7 +272,7 @@ def _make(
         "source": slide.id,
         "source_sha256": slide.digest,
         "stain": slide.stain,
-        "mpp": data.working_mpp,
+        "mpp": slide.mpp,
         "group": slide.group,
         "round": again,
         "tiles": tools.tiles(slide, image, generated),
@@ -338,6 +338,8 @@ def check_options(options: Options) -> None:
             f"--per-roi is {options.per_roi} and --seed {options.seed}; they must be at "
             "least 1 and 0."
         )
+    if options.seed >= SEEDS:
+        raise ValueError(f"--seed is {options.seed}; it must be below 2^32 = {SEEDS}.")
     if None not in (options.rounds, options.tiles):
         raise ValueError("give either --rounds or --tiles, not both.")
     for name in ("rounds", "tiles"):

@@ -26,7 +26,8 @@ class LabelValidation:
     Args:
       system: whose batch has `label` [B, H, W, classes], and whose `predict` gives
         `probabilities` of that shape.
-      batch: of the host.
+      batch: of the host; where it has `valid` [B, H, W, 1], what is 0 there does not
+        count.
       mesh: that it is put on.
       key: of every prediction.
     """
@@ -46,7 +47,8 @@ class LabelValidation:
             image, label = batch["image"], batch["label"]
             out = system.predict(variables, frozen, batch, key)["probabilities"]
             found = jnp.where(out > THRESHOLD, 1.0, 0.0)
-            table = confusion(label, found, jnp.ones_like(label[..., :1]))
+            valid = batch.get("valid", jnp.ones_like(label[..., :1]))
+            table = confusion(label, found, valid)
             image = jnp.broadcast_to(image, (*image.shape[:3], 3))  # a grey one too
             images = {
                 "image": image,

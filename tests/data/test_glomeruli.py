@@ -264,9 +264,48 @@ def test_tiles_are_split_by_group_and_show_training_slides(tmp_path):
         data.test_cases()
 
 
+@pytest.mark.parametrize("crops, rows", [(3, 3), (9, 9), (20, 9), (0, 9)])
+def test_no_tile_is_validated_with_twice(tmp_path, crops, rows):
+    """One of five slides is held out, and its 9 tiles differ."""
+    config = config_of(tmp_path, "glomeruli_tiles", **{"data.validation_crops": crops})
+    data, found = build(config), made_from(config)
+    (held,) = data.summary["groups"]["validation"]
+    own = {
+        found[held].region(top, left, 64, 64).tobytes()
+        for top in (0, 32, 56)
+        for left in (0, 32, 64)
+    }
+    seen = [image.tobytes() for image in data.validation["image"]]
+    assert len(own) == 9 and len(seen) == rows == len(set(seen)) and set(seen) <= own
+    again = build(config).validation
+    np.testing.assert_array_equal(again["label"], data.validation["label"])
+
+
+def test_what_pads_a_tile_is_marked_where_it_is_validated_with(tmp_path):
+    for k, (height, width) in enumerate(((40, 64), (80, 50), (64, 70))):
+        add(tmp_path / "own", f"s{k}", coloured(height, width, k))
+    form = {"data.validation_fraction": 0.0, "data.validation_crops": 0}
+    config = config_of(tmp_path, "glomeruli_tiles", tmp_path / "own", **form)
+    data = build(config)
+    assert set(data.batch(0)) == set(TILES)
+    batch = data.validation
+    assert batch["valid"].shape == (5, 64, 64, 1) and batch["valid"].dtype == np.uint8
+    # Tiles beyond a slide are white; no pixel of these slides is.
+    white = (batch["image"] == 255).all(axis=-1, keepdims=True)
+    np.testing.assert_array_equal(batch["valid"], ~white)
+    counts = sorted(batch["valid"].sum(axis=(1, 2, 3)).tolist())
+    assert counts == sorted([40 * 64, 64 * 50, 64 * 50, 64 * 64, 64 * 64])
+
+
+def test_tiles_to_validate_with_are_no_fewer_than_0(tmp_path):
+    config = config_of(tmp_path, "glomeruli_tiles", **{"data.validation_crops": -1})
+    with pytest.raises(ValueError, match="validation_crops is -1"):
+        build(config)
+
+
 def test_test_tiles_are_those_of_the_test_slides(tmp_path):
     config = config_of(tmp_path, "glomeruli_tiles", **{"data.tile_step": 64})
-    tiles = list(glomeruli_tiles.test_tiles(config))
+    tiles = list(glomeruli_tiles.test_tiles(config, slides.open_slides(config)))
     names = [("test1_000", "test1"), ("test2_000", "test2")]
     assert [(t.slide, t.split) for t in tiles] == [n for n in names for _ in range(4)]
     found = made_from(config)
@@ -276,7 +315,7 @@ def test_test_tiles_are_those_of_the_test_slides(tmp_path):
         assert tile.valid.all() and tile.label.shape == (64, 64, 2)
     none = config_of(tmp_path, "glomeruli_tiles", **{"data.phantom.test_slides": 0})
     with pytest.raises(ValueError, match="no slide is in a test list"):
-        next(glomeruli_tiles.test_tiles(none))
+        next(glomeruli_tiles.test_tiles(none, slides.open_slides(none)))
 
 
 def test_tiles_without_tissue_are_left_out(tmp_path):
@@ -373,6 +412,28 @@ def test_the_pool_shows_generated_pixels_and_no_validation_group(tmp_path, sets)
     assert singly.summary["synthetic"]["pool"] == 12
 
 
+def test_slides_reduced_otherwise_to_the_same_size_are_other_data(tmp_path):
+    for k in range(2):
+        add(tmp_path / "own", f"s{k}", coloured(131, 131, k))
+    digests = set()
+    for factor in (2.0, 2.01):  # 131 / 2 and 131 / 2.01 are both 65 pixels
+        form = {"data.downsample_all": factor, "data.validation_fraction": 0.0}
+        config = config_of(tmp_path, "glomeruli_tiles", tmp_path / "own", **form)
+        assert {slide.height for slide in made_from(config).values()} == {65}
+        digests.add(build(config).summary["digest"])
+    assert len(digests) == 2
+
+
+def test_no_synthetic_tile_is_validated_with(tmp_path, sets):
+    """What was generated is black; with nothing held out, originals stand in."""
+    form = {"data.validation_fraction": 0.0, "data.validation_crops": 45}
+    data = build(with_synthetic(tmp_path, sets, 25, **form))
+    assert data.summary["validation_from"] == "training"
+    assert data.summary["synthetic"]["tiles"] == 11
+    black = (data.validation["image"] == 0).all(axis=-1)
+    assert len(black) == 45 and not black.any()
+
+
 # Bad input, specification 9.2 --------------------------------------------------------
 
 
@@ -421,6 +482,38 @@ def test_wrong_synthetic_slides_are_refused(tmp_path, sets, old, new, message):
     change_table(sets[1], old, new)
     with pytest.raises(ValueError, match=message):
         build(with_synthetic(tmp_path, sets, 20))
+
+
+def resolutions(sets, original, synthetic):
+    """Writes mpp of the originals, and of the synthetic slides, into both tables."""
+    for folder, mpp in zip(sets, (original, synthetic), strict=True):
+        head, *rows = (folder / "slides.csv").read_text().splitlines()
+        lines = [f"{head},mpp", *(f"{row},{mpp}" for row in rows)]
+        table(folder, "\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    "original, synthetic, changes, told",
+    [
+        ("", "2.0", {}, "2 um/px, .* at 1 um/px"),
+        ("", "1.02", {}, ""),
+        ("0.98", "1.0", {}, ""),
+        ("", "1.0", {"data.working_mpp": 2.0}, "1 um/px, .* at 2 um/px"),
+        ("1.0", "1.0", {"data.downsample_all": 2.0}, "1 um/px, .* at 2 um/px"),
+        ("1.0", "2.0", {"data.downsample_all": 2.0}, ""),
+        ("", "1.0", {"data.downsample_all": 2.0}, ""),  # nothing says what is wanted
+    ],
+)
+def test_a_synthetic_set_of_another_resolution_is_refused(
+    tmp_path, sets, original, synthetic, changes, told
+):
+    resolutions(sets, original, synthetic)
+    config = with_synthetic(tmp_path, sets, 25, **changes)
+    if told:
+        with pytest.raises(ValueError, match=told):
+            build(config)
+    else:
+        assert build(config).summary["synthetic"]["tiles"]
 
 
 def test_a_test_slide_in_a_synthetic_set_is_refused(tmp_path, sets):

@@ -91,6 +91,11 @@ def test_slides_are_reduced_to_the_working_resolution(tmp_path):
     for slide in opened(tmp_path, downsample_all=2).values():
         assert (slide.height, slide.width) == (10, 15)
         np.testing.assert_array_equal(slide.region(0, 0, 10, 15), want)
+    # Twice 0.499 and once 0.98 um/px; what says nothing counts as being at 1.
+    told = {"half": 0.998, "same": 0.98, "unknown": 1.0}
+    assert {name: slide.mpp for name, slide in slides.items()} == pytest.approx(told)
+    told = {name: s.mpp for name, s in opened(tmp_path, downsample_all=2).items()}
+    assert told == {"half": 0.998, "same": 1.96, "unknown": None}
     with pytest.raises(
         ValueError, match=r"same.png .* reduced by 0.51 .*never enlarged"
     ):
@@ -293,7 +298,8 @@ def test_two_images_of_one_id_are_refused(tmp_path):
 def test_the_phantom_is_a_set_of_slides():
     form = {"slides": 2, "test_slides": 1, "height": 120, "width": 140, "scale": 0.25}
     form |= {"stain": "PAS", "test_stain": "HE", "normal": 1, "sclerosed": 1, "seed": 3}
-    slides = open_slides(ConfigDict({"data": {"source": "phantom", "phantom": form}}))
+    data = {"source": "phantom", "working_mpp": 1.0, "phantom": form}
+    slides = open_slides(ConfigDict({"data": data}))
     made = {s.name: s for s in phantom_histology.phantom_slides(**form)}
     assert [(s.id, s.split, s.stain) for s in slides] == [
         ("test1_000", "test1", "HE"),

@@ -13,6 +13,7 @@ def slide_of(image, label=None, **changes):
     form = {
         **{"id": "a", "group": "g", "stain": "", "split": "train", "synthetic": False},
         **{"height": height, "width": width, "digest": "d", "label_digest": "l"},
+        **{"factor": 1.0, "mpp": 1.0},
         "region": lambda t, left, h, w: image[t : t + h, left : left + w].copy(),
         "label": lambda: label,
     }

@@ -14,10 +14,11 @@ from configs import glomeruli_segment
 from jaxinpaint.core.checkpoint import Checkpoints
 from jaxinpaint.core.system import System, TrainState
 from jaxinpaint.data.cases import RunData
-from jaxinpaint.data.slides import Slide
+from jaxinpaint.data.slides import Slide, open_slides
 from jaxinpaint.data.tiles import Tile
 from jaxinpaint.evaluation import evaluate, segmentation
 from jaxinpaint.training import workdir as workdirs
+from tests.data import slide_folders as folders
 
 SIDE, STEP = 32, 16
 CLASSES = ("normal", "sclerosed")
@@ -89,6 +90,8 @@ class Slides:
                 synthetic=False,
                 height=label.shape[0],
                 width=label.shape[1],
+                factor=1.0,
+                mpp=1.0,
                 digest="",
                 region=None,
                 label=lambda label=label: label,
@@ -97,7 +100,7 @@ class Slides:
             for (dataset, slide), label in self.labels.items()
         ]
 
-    def tiles(self, config):
+    def tiles(self, config, opened):
         for (dataset, slide), image in self.images.items():
             height, width = image.shape[:2]
             for top in range(0, max(height - SIDE, 0) + 1, STEP):
@@ -154,7 +157,7 @@ class Done:
         self.page = evaluate.evaluate(self.config, self.workdir, None)
         self.folder = self.workdir / "eval"
         self.results = json.loads((self.folder / "metrics.json").read_text())
-        self.tiles = list(self.slides.tiles(None))
+        self.tiles = list(self.slides.tiles(None, None))
 
     def row(self, dataset, bin, region, metric):
         (row,) = [
@@ -172,7 +175,7 @@ def use_toy(patch, slides):
     patch.setattr(segmentation.glomeruli_tiles, "test_tiles", slides.tiles)
     patch.setattr(segmentation, "open_slides", slides.open)
     data = RunData(None, None, {}, None, SUMMARY)
-    patch.setattr(segmentation.pipeline, "build", lambda *a: data)
+    patch.setattr(segmentation.glomeruli, "build_tiles", lambda *a, slides: data)
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +327,43 @@ def test_a_step_may_be_named(done):
             evaluate.evaluate(done.config, done.workdir, 11)
 
 
+def test_a_folder_of_test_slides_alone_is_scored(tmp_path, monkeypatch):
+    """By a run of another source; real files, opened once."""
+    monkeypatch.setattr(segmentation.systems, "build", toy)
+    monkeypatch.setattr(segmentation.systems, "validate_inputs", lambda *a: None)
+    opened = []
+
+    def once(config):
+        opened.append(open_slides(config))
+        return opened[-1]
+
+    monkeypatch.setattr(segmentation, "open_slides", once)
+    workdir = make_run(tmp_path / "run", make_config(), {5: 0.1})
+    slides = Slides()
+    for (dataset, slide), image in slides.images.items():
+        normal, sclerosed = 255 * np.moveaxis(slides.labels[dataset, slide], -1, 0)
+        folders.add(tmp_path / "own", slide, image, normal, sclerosed)
+    folders.splits(tmp_path / "own", test1=["a", "b"], test2=["c"])
+    form = {"data.source": str(tmp_path / "own"), "data.tile": SIDE}
+    config = make_config(**form, **{"data.tile_step": STEP, "data.min_tissue": 0.0})
+    page = evaluate.evaluate(config, workdir, None).read_text()
+    results = json.loads((workdir / "eval" / "metrics.json").read_text())
+    assert len(opened) == 1
+    # The name of a source says nothing about the slides in it.
+    assert (
+        "was trained on; whether some of these slides were among those is not" in page
+    )
+    assert "another collection" not in page
+    assert results["run"]["images"] == {
+        "kind": "glomeruli_tiles",
+        "slides": {slide.id: slide.digest for slide in opened[0]},
+    }
+    assert [told["slide"] for told in results["slides"]] == ["a", "b", "c"]
+    assert not results["run"]["trained_on_these_images"]
+    with pytest.raises(ValueError, match="config.data.tile is 16, .* 32 x 32"):
+        evaluate.evaluate(make_config(**form | {"data.tile": 16}), workdir, None)
+
+
 def test_what_nobody_sees_has_no_number(tmp_path, monkeypatch):
     slides = Slides()
     for key, image in slides.images.items():
@@ -354,7 +394,7 @@ def test_no_test_tile_is_an_error_and_removes_nothing(tmp_path, monkeypatch):
     workdir = make_run(tmp_path / "run", config, {5: 0.1})
     (workdir / "eval").mkdir()
     (workdir / "eval" / "report.html").write_text("earlier")
-    monkeypatch.setattr(segmentation.glomeruli_tiles, "test_tiles", lambda c: iter(()))
+    monkeypatch.setattr(segmentation.glomeruli_tiles, "test_tiles", lambda *a: iter(()))
     with pytest.raises(ValueError, match="no test slide has a tile"):
         evaluate.evaluate(config, workdir, None)
     assert (workdir / "eval" / "report.html").read_text() == "earlier"

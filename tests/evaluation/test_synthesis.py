@@ -102,7 +102,8 @@ def networks(monkeypatch):
     def open_run(config, system, workdir, step):
         assert step is None and system is stages[config.stage]
         opened.append((config.stage, workdir.name))
-        variables = {"generator": {"level": jnp.float32(0.5)}}
+        judge = {"weight": jnp.float32(len(opened))}
+        variables = {"generator": {"level": jnp.float32(0.5)}, "discriminator": judge}
         return Run(variables, 40, None, [], {}, True)
 
     monkeypatch.setattr(systems, "build", lambda config: stages[config.stage])
@@ -169,12 +170,14 @@ def test_from_samples_to_slides_that_the_reader_takes(place, networks, capsys):
     assert first["generator"]["step"] == first["masks"]["step"] == 40
     assert first["masks"]["kind"] == "network" and len(first["config_digest"]) == 64
     assert first["source_sha256"] == source["train_000"].digest
+    # Both have one generator here, and discriminators that are not alike.
+    assert first["generator"]["digest"] == first["masks"]["digest"]
     made = load_library(out / "library")
     assert len(made.masks) == report["contours"] > 8
     assert made.digest() == first["library_digest"]
 
 
-def test_tiles_are_as_many_as_show_sclerosed_glomeruli(place):
+def test_tiles_are_twice_as_many_as_show_sclerosed_glomeruli(place):
     """Counted here tile by tile; the phantom's tissue fills more than each needs."""
     want = 0
     for one in open_slides(ConfigDict(SETTINGS)):
@@ -186,9 +189,9 @@ def test_tiles_are_as_many_as_show_sclerosed_glomeruli(place):
     assert want > 6
     assert place.run() == 0
     report = place.report()
-    assert report["tiles"] >= want and report["rounds"] >= 1
+    assert report["tiles"] >= 2 * want and report["outputs"] == 2 * report["rounds"]
     assert place.run("--tiles", "1", "--seed", "9", output="few") == 0
-    assert place.report("few")["outputs"] == 1
+    assert place.report("few")["outputs"] == 2  # a whole round of the two slides
 
 
 def test_tiles_of_what_was_made_are_counted_by_hand():

@@ -72,6 +72,14 @@ def test_what_is_written_is_listed(made):
     assert json.loads((output / "report.json").read_text()) == report
 
 
+def test_the_resolution_that_is_written_is_the_slides_own(tmp_path):
+    slides = [toy.slide("a", 1, mpp=2.0), toy.slide("b", 2, mpp=None)]
+    run(tmp_path / "set", slides=slides)
+    with open(tmp_path / "set" / "slides.csv", newline="") as file:
+        told = {row["id"]: row["mpp"] for row in csv.DictReader(file)}
+    assert told == {"a__syn5_0": "2.0", "b__syn5_0": ""}
+
+
 def test_bytes_outside_and_normal_glomeruli_are_kept(made):
     output, _ = made
     for slide in SLIDES[:2]:
@@ -243,10 +251,13 @@ def test_tiles_are_counted_until_there_are_enough(tmp_path):
 
     tools = toy.tools()._replace(tiles=tiles)
     report = run(tmp_path / "set", tools=tools, rounds=None, tiles=5)
-    assert report["tiles"] == 6 and report["outputs"] == 3 and report["rounds"] == 2
+    # Two slides a round give four; the fifth tile costs a whole second round.
+    assert report["tiles"] == 8 and report["outputs"] == 4 and report["rounds"] == 2
+    rounds = [(line["source"], line["round"]) for line in manifest(tmp_path / "set")]
+    assert set(rounds) == {("a", 0), ("b", 0), ("a", 1), ("b", 1)}
     assert all(counted)
     again = run(tmp_path / "set", tools=tools, rounds=None, tiles=5)
-    assert again == report and len(counted) == 3
+    assert again == report and len(counted) == 4
 
 
 def test_nothing_to_be_found_ends(tmp_path):
@@ -353,6 +364,7 @@ def test_slides_that_nothing_is_put_on(tmp_path, slides, message):
         ({"rounds": 0}, "--rounds is 0"),
         ({"per_roi": 0}, "--per-roi is 0"),
         ({"seed": -1}, "--seed -1"),
+        ({"seed": 2**32}, r"--seed is 4294967296; it must be below 2\^32"),
     ],
 )
 def test_options_that_cannot_be(tmp_path, options, message):

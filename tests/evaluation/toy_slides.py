@@ -28,7 +28,7 @@ def disc(side, radius, cy, cx):
     return (y - cy) ** 2 + (x - cx) ** 2 <= radius**2
 
 
-def slide(name, seed=0, side=256, split="train", synthetic=False, glomeruli=3):
+def slide(name, seed=0, side=256, split="train", synthetic=False, glomeruli=3, mpp=1.0):
     rng = np.random.default_rng(seed)
     image = rng.integers(150, 170, (side, side, 3)).astype(np.uint8)
     image[..., 1] -= 60  # tissue is no grey
@@ -48,6 +48,8 @@ def slide(name, seed=0, side=256, split="train", synthetic=False, glomeruli=3):
         synthetic=synthetic,
         height=side,
         width=side,
+        factor=1.0,
+        mpp=mpp,
         digest=hashlib.sha256(image.tobytes()).hexdigest(),
         region=region,
         label=label.copy,
@@ -65,7 +67,6 @@ def config():
                 "threads": 2,
                 "tissue_chroma": 15,
                 "tissue_block": 8,
-                "working_mpp": 1.0,
             },
             "synthesis": {"min_tissue": 0.9, "grid_step": 4},
         }

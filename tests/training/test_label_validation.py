@@ -31,7 +31,7 @@ def stacked(by_class):
     return np.stack([rows_of(counts) for counts in by_class.values()], axis=-1)
 
 
-def made(label, found, calls=None):
+def made(label, found, calls=None, **more):
     """A segmenter that finds what the image's first channels say."""
 
     def predict(variables, frozen, batch, key):
@@ -46,7 +46,7 @@ def made(label, found, calls=None):
         "label": jax.ShapeDtypeStruct((ROWS, SIDE, SIDE, 2), jnp.float32),
     }
     system = System(spec, None, dict, None, predict)
-    batch = {"image": image, "label": label}
+    batch = {"image": image, "label": label, **more}
     return LabelValidation(system, batch, make_mesh(), jax.random.key(0))({}, {})
 
 
@@ -57,6 +57,19 @@ def test_dice_by_hand_of_five_images_two_at_a_time():
     want = (2 / 3 + 1 + 0 + 1) / 4
     assert scores == {"eval/dice": pytest.approx(want, abs=1e-12)}
     assert traced == [ROWS]  # the last run has one image, and compiles nothing new
+
+
+def test_padding_does_not_count():
+    """Of three images the last four rows are padding; something is found there."""
+    label, found = (
+        stacked({"normal": n, "sclerosed": (0,) * 3}) for n in ((4, 2, 0), (2, 8, 0))
+    )
+    found[2, 6:, :, 1] = 1
+    valid = np.ones((3, SIDE, SIDE, 1), np.uint8)
+    valid[:, 4:] = 0
+    scores, _ = made(label, found, valid=valid)
+    # 2 * 2 / (4 + 2), then 2 * 2 / (2 + 4) of four rows found; all of the last is none.
+    assert scores["eval/dice"] == pytest.approx(2 / 3, abs=1e-12)
 
 
 def test_classes_count_alike():
