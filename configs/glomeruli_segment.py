@@ -129,7 +129,7 @@ def get_config(preset: str = "paper") -> ConfigDict:
         "validation_fraction": 0.2,
         "synthetic": "",  # a folder that `jaxinpaint synthesize` wrote
         "synthetic_percent": 0.0,  # of the training tiles with a sclerosed pixel
-        "validation_crops": 32,
+        "validation_crops": 0,  # of the held-out tiles, which choose the checkpoint; 0: all
         "threads": 2,
         "flips": False,  # segment.trad_aug does it
         "phantom": {
