@@ -12,6 +12,7 @@ import jaxinpaint
 from jaxinpaint.commands import (
     doctor,
     fill,
+    fill_volume,
     masks,
     score,
     search,
@@ -45,6 +46,11 @@ COMMANDS: dict[str, Command] = {
         "Restores pictures with a trained run; valid pixels stay bit for bit.",
         fill.add_arguments,
         fill.run,
+    ),
+    "fill-volume": Command(
+        "Restores bad sections and holes of a volume; valid voxels stay bit for bit.",
+        fill_volume.add_arguments,
+        fill_volume.run,
     ),
     "masks": Command(
         "Writes a seeded set of masks with a manifest.",
