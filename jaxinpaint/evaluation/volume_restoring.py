@@ -305,22 +305,37 @@ def _begun(job: Job, identity: Mapping[str, Any]) -> Iterator[Path]:
                 f"{', '.join(differs)}); remove that folder, or add --overwrite."
             )
     (work / "sections").mkdir(parents=True, exist_ok=True)
-    lock = os.open(work, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another process works on {job.output}; wait for it, or name another "
-                "--output."
-            ) from error
-        except OSError:
-            pass  # a file system without locks
+    with locked(work, job.output):
         same = path.exists() and json.loads(path.read_text()) == identity
         if not same:
             shutil.rmtree(work / "sections")
             (work / "sections").mkdir()
             write_whole(path, json.dumps(identity).encode())
         yield work
+
+
+@contextlib.contextmanager
+def locked(work: Path, output: Path) -> Iterator[None]:
+    """Keeps a second process away from unfinished work.
+
+    Args:
+      work: its folder; the system lets go of the lock when the process dies.
+      output: that the message names.
+
+    Raises:
+      ValueError: another process works on it.
+    """
+    lock = os.open(work, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise ValueError(
+            f"another process works on {output}; wait for it, or name another --output."
+        ) from error
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
     finally:
         os.close(lock)

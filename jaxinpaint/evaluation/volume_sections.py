@@ -89,6 +89,7 @@ class Loaded(NamedTuple):
       others: the same with one neighbour alone, for each of two; [] if there are not.
       tiles: that paint the hole.
       sides: the sections on either side that were read, by name.
+      guide: which of them guides, where the system reads one; None otherwise.
       notes: sentences about what looks wrong.
     """
 
@@ -99,6 +100,7 @@ class Loaded(NamedTuple):
     others: list[Mapping[str, np.ndarray]]
     tiles: list[Tile]
     sides: Mapping[str, np.ndarray]
+    guide: str | None
     notes: list[str]
 
 
@@ -177,12 +179,12 @@ class Restorer:
         if not blind:
             arrays["mask"] = hole[..., None].astype(np.uint8)
         others: list[Mapping[str, np.ndarray]] = []
+        guide = None
         if list(self.needs) == ["neighbor"]:
-            first = self._nearer(repair, given, hole, sides)
-            chosen = [first, *(name for name in sides if name != first)]
-            arrays["neighbor"] = sides[first]
+            guide = self._nearer(repair, given, hole, sides)
+            arrays["neighbor"] = sides[guide]
             if len(sides) == 2:
-                others = [{**arrays, "neighbor": sides[name]} for name in chosen]
+                others = [{**arrays, "neighbor": sides[name]} for name in SIDES]
         elif self.needs:
             arrays |= sides
             for name, one in self.derived.items():  # of the whole section, not a tile
@@ -204,7 +206,7 @@ class Restorer:
         }
         self._validate(z, arrays, tiles)
         apart = others if job.disagreement and not blind else []
-        return Loaded(repair, given, hole, arrays, apart, tiles, sides, notes)
+        return Loaded(repair, given, hole, arrays, apart, tiles, sides, guide, notes)
 
     def _validate(
         self, z: int, arrays: Mapping[str, np.ndarray], tiles: Sequence[Tile]
@@ -232,6 +234,8 @@ class Restorer:
 
     def _padded(self, array: np.ndarray, value: float) -> np.ndarray:
         pad = _pads(array.shape, self.scale.multiple)
+        if not np.any(pad):
+            return array
         return np.pad(array, (*pad, (0, 0)), constant_values=value)
 
     def _stored(self, pixels: np.ndarray, given: np.ndarray) -> np.ndarray:
@@ -306,9 +310,8 @@ class Restorer:
         far = max((abs(p - repair.section) for p in used), default=0)
         notes = list(one.notes)
         guide = None
-        if list(self.needs) == ["neighbor"]:
-            name = next(n for n, s in one.sides.items() if s is one.arrays["neighbor"])
-            guide = getattr(repair, name)
+        if one.guide is not None:
+            guide = getattr(repair, one.guide)
             far = abs(guide - repair.section)
         uncertain = repair.round > 1 or far > 1
         if uncertain:

@@ -5,7 +5,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxinpaint.core.manifest import tree_digest
 from jaxinpaint.data.pictures import write_whole
 from jaxinpaint.data.volume_files import Volume, copy_files, digest, files_below
 from jaxinpaint.evaluation.runs import Trained
-from jaxinpaint.evaluation.volume_inputs import Job
+from jaxinpaint.evaluation.volume_inputs import Job, result_names
 from jaxinpaint.evaluation.volume_sections import Restorer, Store
 from jaxinpaint.report.sheet import sheet
 from jaxinpaint.training.workdir import environment, to_json
@@ -101,7 +101,7 @@ def write_results(
     text = json.dumps(summary, indent=1, allow_nan=False) + "\n"
     write_whole(work / SUMMARY, text.encode())
     each()
-    _move(work, job.output)
+    _move(work, job.output, result_names(volume))
     return summary
 
 
@@ -217,12 +217,20 @@ def _run(job: Job, trained: Trained) -> dict[str, Any]:
     }
 
 
-def _move(work: Path, output: Path) -> None:
-    """Moves results in place, the summary last, which says that they are whole."""
+def _move(work: Path, output: Path, names: Sequence[str]) -> None:
+    """Moves results in place, the summary last, which says that they are whole.
+
+    Args:
+      work: that holds them.
+      output: that gets them; those of an earlier command go.
+      names: of all that there may be.
+    """
     (output / SUMMARY).unlink(missing_ok=True)
-    names = sorted((p.name for p in work.iterdir()), key=lambda n: n == SUMMARY)
-    for name in names:
+    for name in sorted(names, key=lambda one: one == SUMMARY):
         target = output / name
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
-        os.replace(work / name, target)
+        if (work / name).exists():
+            os.replace(work / name, target)
+        else:
+            target.unlink(missing_ok=True)
