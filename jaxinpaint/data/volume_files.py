@@ -236,10 +236,10 @@ class Grid(NamedTuple):
         rows: slice = slice(None),  # noqa: B008
         columns: slice = slice(None),  # noqa: B008
     ) -> np.ndarray:
-        """Reads [last - first, h, w]."""
+        """Reads [last - first, h, w], a copy that may be written to."""
         got = np.asarray(self.array[self._index(first, last, rows, columns)])
         got = got.transpose(self._ranks())
-        return np.ascontiguousarray(got, got.dtype.newbyteorder("="))
+        return np.array(got, got.dtype.newbyteorder("="), order="C")
 
     def write(self, first: int, top: int, left: int, values: np.ndarray) -> None:
         """Writes [n, h, w]."""

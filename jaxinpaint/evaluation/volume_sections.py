@@ -316,8 +316,8 @@ class Restorer:
         uncertain = repair.round > 1 or far > 1
         if uncertain:
             notes.append(
-                f"less certain: {far} section{'s' if far > 1 else ''} from its "
-                f"neighbours, round {repair.round}"
+                f"less certain: neighbours up to {far} section{'s' if far > 1 else ''} "
+                f"away, round {repair.round}"
             )
         scores: dict[str, float | None] = {}
         if self.scale.top is None and str(stored.dtype) in HALF:

@@ -61,6 +61,7 @@ def test_a_copy_gets_the_patches_and_nothing_else_changes(tmp_path, name, dtype)
     before = {p: p.read_bytes() for p in (tmp_path / "in").rglob("*") if p.is_file()}
     with opened(source, dataset) as volume:
         assert volume.shape == (*given.shape, 1) and volume.dtype == dtype
+        volume.read(2, 5)[...] = 1  # a copy: what was read stays as it is
         np.testing.assert_array_equal(volume.read(2, 5)[..., 0], given[2:5])
         found = some_patches(volume.shape, dtype)
         apart = examples.content(3, dtype)[0]

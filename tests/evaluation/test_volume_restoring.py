@@ -46,10 +46,10 @@ def test_a_tiff_stack_with_damaged_sections(tmp_path, monkeypatch, capsys, dtype
     )
     assert told.err.splitlines()[:3] == [
         "section 2: bad whole, from 1 and 3",
-        "section 5: bad whole, from 4 and 8; less certain: 3 sections from its "
-        "neighbours, round 1",
-        "section 7: bad whole, from 4 and 8; less certain: 3 sections from its "
-        "neighbours, round 1",
+        "section 5: bad whole, from 4 and 8; less certain: neighbours up to 3 sections "
+        "away, round 1",
+        "section 7: bad whole, from 4 and 8; less certain: neighbours up to 3 sections "
+        "away, round 1",
     ]
     out = tmp_path / "out"
     assert sorted(p.name for p in out.iterdir()) == [
