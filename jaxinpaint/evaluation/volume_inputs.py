@@ -15,7 +15,7 @@ from jaxinpaint.core.checks import (
     MaskValueError,
     ShapeMismatchError,
 )
-from jaxinpaint.data import bad_sections, cremi, volume_stores
+from jaxinpaint.data import bad_sections, cremi, store_metadata
 from jaxinpaint.data.images import TIFF, ImageFileError, list_sections
 from jaxinpaint.data.volume_files import NANOMETERS, Volume, Voxel
 from jaxinpaint.data.volume_hdf5 import Hdf5Volume
@@ -114,7 +114,7 @@ def open_volume(path: Path, dataset: str | None, axis: str, max_pixels: int) -> 
       ImportError: an extra is not installed.
       OSError: it is not there.
     """
-    if volume_stores.is_store(path):
+    if store_metadata.is_store(path):
         return StoreVolume(path, dataset, axis, max_pixels)
     if cremi.is_volume(path):
         return Hdf5Volume(path, dataset, axis, max_pixels)

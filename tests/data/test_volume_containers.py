@@ -190,7 +190,7 @@ def test_lower_resolutions_follow_where_something_was_invented(tmp_path):
         tmp_path / "a.zarr", given, levels=[(half, (1, 2, 2)), (half[::2], (2, 2, 2))]
     )
     hole = np.zeros(given.shape[1:], bool)
-    hole[5:8, 10:14] = True
+    hole[5:8, 10:14] = hole[15, 25] = True
     patch = cut_patch(hole, np.full((20, 30, 1), 100, np.uint8), None)
     with opened(path) as volume:
         copy_files(path, volume.files(), tmp_path / "b.zarr", quiet)
@@ -257,6 +257,14 @@ def refused(folder, name):
         import zarr
 
         zarr.open_group(path, mode="w").create_array("em", shape=(2, 3, 4), dtype="u1")
+    elif name == "outside.zarr":
+        examples.write_zarr(path, given)
+        head = path / "zarr.json"
+        head.write_text(head.read_text().replace('"path": "0"', '"path": "../b/0"'))
+    elif name == "outside":
+        examples.write_precomputed(path, given)
+        info = path / "info"
+        info.write_text(info.read_text().replace('"4_4_40"', '"../4_4_40"'))
     elif name == "broken.zarr":
         path.mkdir()
         (path / "zarr.json").write_text("{")
@@ -273,11 +281,13 @@ def refused(folder, name):
         ("other.hdf", "there is no dataset 'volumes/raw'; name one by --dataset"),
         ("lossy", "jpeg chunks cannot be written again without changing valid voxels"),
         ("group.zarr", "is a group without multiscales; name an array .*'em'"),
+        ("outside.zarr", "its array '../b/0' lies outside of it"),
+        ("outside", "its array '../4_4_40' lies outside of it"),
         ("broken.zarr", "zarr.json: is damaged"),
     ],
 )
 def test_what_cannot_be_restored_is_refused_with_its_name(tmp_path, name, match):
-    if name == "group.zarr":
+    if name in ("group.zarr", "outside.zarr"):
         pytest.importorskip("zarr")
     if name == "other.hdf":
         pytest.importorskip("h5py")
@@ -286,6 +296,27 @@ def test_what_cannot_be_restored_is_refused_with_its_name(tmp_path, name, match)
         with opened(path) as volume:
             for first, last in volume.blocks():
                 volume.read(first, last)
+
+
+def test_sharded_chunks(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    given = examples.content()
+    path = tmp_path / "a.zarr"
+    made = zarr.create_array(
+        path, shape=given.shape, dtype="u1", chunks=(2, 5, 10), shards=(6, 10, 30)
+    )
+    made[:] = given
+    hole = np.zeros(given.shape[1:], bool)
+    hole[5:8, 10:14] = True
+    patch = cut_patch(hole, np.full((20, 30, 1), 100, np.uint8), None)
+    with opened(path) as volume:
+        assert volume.depth == 2
+        copy_files(path, volume.files(), tmp_path / "b.zarr", quiet)
+        volume.apply(tmp_path / "b.zarr", {3: patch}.get)
+    given[3][hole] = 100
+    np.testing.assert_array_equal(
+        np.asarray(zarr.open_array(tmp_path / "b.zarr")), given
+    )
 
 
 def test_several_channels_are_refused(tmp_path):

@@ -1,6 +1,10 @@
 """`fill-volume` with the networks themselves, as they are before any training."""
 
 import json
+import shutil
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -13,7 +17,7 @@ from jaxinpaint import systems
 from jaxinpaint.core.checkpoint import Checkpoints
 from jaxinpaint.training import workdir as workdirs
 from tests.data import volume_examples as examples
-from tests.evaluation.toy_volumes import fill_volume
+from tests.evaluation.toy_volumes import files, fill_volume
 
 CONFIGS = {"unet": unet_config, "ccpgan": ccpgan_config}
 
@@ -77,6 +81,31 @@ def test_a_section_that_is_bad_whole(tmp_path, untrained):
     assert (made[0][2] != given[2]).any()
     sound = [0, 1, 3, 4, 5]
     np.testing.assert_array_equal(made[0][sound], given[sound])
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_anywhere_goes_on(tmp_path, untrained):
+    given = np.tile(smooth(), (4, 1, 1))
+    source = examples.write_tiff(tmp_path / "a.tif", given)
+    words = [sys.executable, "-m", "jaxinpaint.cli", "fill-volume"]
+    words += [f"--workdir={untrained('unet')}", f"--volume={source}"]
+    words += ["--bad-sections=1-3,6,8-11,15,20", f"--output={tmp_path / 'out'}"]
+    begun = time.monotonic()
+    subprocess.run(words, check=True, capture_output=True)
+    took = time.monotonic() - begun
+    want = files(tmp_path / "out")
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        shutil.rmtree(tmp_path / "out")
+        child = subprocess.Popen(
+            words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(rng.uniform(0.3, 0.95) * took)
+        child.kill()
+        child.wait()
+        if not (tmp_path / "out" / "repaired.json").exists():
+            subprocess.run(words, check=True, capture_output=True)
+            assert files(tmp_path / "out") == want
 
 
 def test_ccpgan_restores_no_section_that_is_bad_whole(tmp_path, untrained, capsys):
