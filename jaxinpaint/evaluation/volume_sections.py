@@ -269,7 +269,7 @@ class Restorer:
 
     def _shifted(self, sides: Mapping[str, np.ndarray]) -> list[str]:
         """A sentence where the neighbours lie further apart than flow can follow."""
-        limit = int(self.trained.config.data.get("largest_shift", 0))
+        limit = int(self.trained.config.data.largest_shift)
         shift = _shift(sides)
         if not limit or shift is None or max(map(abs, shift)) <= limit:
             return []
