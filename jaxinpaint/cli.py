@@ -13,6 +13,7 @@ from jaxinpaint.commands import (
     doctor,
     export,
     fill,
+    fill_volume,
     masks,
     prepare,
     score,
@@ -57,6 +58,11 @@ COMMANDS: dict[str, Command] = {
         fill.add_arguments,
         fill.run,
         compiles=True,
+    ),
+    "fill-volume": Command(
+        "Restores bad sections and holes of a volume; valid voxels stay bit for bit.",
+        fill_volume.add_arguments,
+        fill_volume.run,
     ),
     "masks": Command(
         "Writes a seeded set of masks with a manifest.",

@@ -56,7 +56,7 @@ def read_sections(
     path = Path(path)
     with open(path, "rb"):
         pass  # h5py says less of a file that is not there
-    h5py = _import_h5py(path)
+    h5py = import_h5py(path)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -81,7 +81,12 @@ def read_sections(
                 yield f"{path.stem}_{z:04d}", pixels[..., None]
 
 
-def _import_h5py(path: Path) -> ModuleType:
+def import_h5py(path: Path) -> ModuleType:
+    """The package h5py.
+
+    Raises:
+      ImportError: it is not installed; names the file and what to do.
+    """
     try:
         import h5py
     except ImportError as error:

@@ -6,6 +6,7 @@ was compressed again moves to the end of the file, and the page's offsets follow
 
 import io
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 import tifffile
@@ -70,31 +71,54 @@ def replace(content: bytes, pixels: np.ndarray, name: str) -> bytes:
     changed = (known != pixels).any(axis=-1)
     file = io.BytesIO(content)
     with tifffile.TiffFile(file) as tiff:
-        page = _page(tiff, name, pixels.size)
-        offsets, counts = list(page.dataoffsets), list(page.databytecounts)
-        shared = len(set(offsets)) < len(offsets)
-        for index, (rows, columns, shape) in enumerate(_segments(page)):
-            if not changed[rows, columns].any():
-                continue
-            part = pixels[rows, columns]
-            pad = [(0, n - m) for n, m in zip(shape, part.shape, strict=False)]
-            data = _encode(np.pad(part, [*pad, (0, 0)], "edge"), page, tiff, name)
-            if len(data) > counts[index] or shared:
-                end = file.seek(0, io.SEEK_END)
-                file.write(b"\0" * (end % 2))  # offsets are even
-                offsets[index] = end + end % 2
-            file.seek(offsets[index])
-            file.write(data)
-            counts[index] = len(data)
-        for codes, values, old in (
-            (_OFFSETS, offsets, page.dataoffsets),
-            (_COUNTS, counts, page.databytecounts),
-        ):
-            if list(values) != list(old):
-                tag = next(page.tags[code] for code in codes if code in page.tags)
-                short = tag.dtype == 3 and max(values) > 0xFFFF
-                tag.overwrite(tuple(values), dtype=_LONG if short else None)
+        rewrite_page(file, tiff, _page(tiff, name, pixels.size), changed, pixels, name)
     return file.getvalue()
+
+
+def rewrite_page(
+    file: BinaryIO,
+    tiff: tifffile.TiffFile,
+    page: tifffile.TiffPage,
+    changed: np.ndarray,
+    pixels: np.ndarray,
+    name: str,
+) -> None:
+    """Writes other pixels into a page of an open TIFF.
+
+    Args:
+      file: the open file, to be read and written.
+      tiff: the same, as tifffile opened it.
+      page: of it, which `check_rewritable` let through.
+      changed: [H, W] bool; strips and tiles without a True stay as they are.
+      pixels: [H, W, S], of the shape and dtype of the page.
+      name: for messages.
+
+    Raises:
+      ImageFileError: the compression cannot be written here.
+    """
+    offsets, counts = list(page.dataoffsets), list(page.databytecounts)
+    shared = len(set(offsets)) < len(offsets)
+    for index, (rows, columns, shape) in enumerate(_segments(page)):
+        if not changed[rows, columns].any():
+            continue
+        part = pixels[rows, columns]
+        pad = [(0, n - m) for n, m in zip(shape, part.shape, strict=False)]
+        data = _encode(np.pad(part, [*pad, (0, 0)], "edge"), page, tiff, name)
+        if len(data) > counts[index] or shared:
+            end = file.seek(0, io.SEEK_END)
+            file.write(b"\0" * (end % 2))  # offsets are even
+            offsets[index] = end + end % 2
+        file.seek(offsets[index])
+        file.write(data)
+        counts[index] = len(data)
+    for codes, values, old in (
+        (_OFFSETS, offsets, page.dataoffsets),
+        (_COUNTS, counts, page.databytecounts),
+    ):
+        if list(values) != list(old):
+            tag = next(page.tags[code] for code in codes if code in page.tags)
+            short = tag.dtype == 3 and max(values) > 0xFFFF
+            tag.overwrite(tuple(values), dtype=_LONG if short else None)
 
 
 def _page(tiff: tifffile.TiffFile, name: str, max_pixels: int) -> tifffile.TiffPage:
@@ -106,6 +130,16 @@ def _page(tiff: tifffile.TiffFile, name: str, max_pixels: int) -> tifffile.TiffP
         )
     page = tiff.pages[0]
     check_tiff_page(page, name, max_pixels, deep_colour=True)
+    check_rewritable(page, name)
+    return page
+
+
+def check_rewritable(page: tifffile.TiffPage, name: str) -> None:
+    """Refuses a page that cannot be written as it was.
+
+    Raises:
+      ImageFileError: one bit, lossy, planes apart, or an unknown predictor.
+    """
     if page.bitspersample == 1:
         raise ImageFileError(
             f"{name}: one bit a pixel holds no restored grey; convert it to 8 bits."
@@ -126,7 +160,6 @@ def _page(tiff: tifffile.TiffFile, name: str, max_pixels: int) -> tifffile.TiffP
             f"{name}: predictor {page.predictor!r} is not supported; save it with "
             "Deflate, or uncompressed."
         )
-    return page
 
 
 def _segments(

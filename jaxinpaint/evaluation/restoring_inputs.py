@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,6 +24,18 @@ from jaxinpaint.inference.tiles import Tile, cover, cut
 INVERTED, LARGE, TINY = 0.95, 0.6, 0.001  # shares of hole that look wrong
 DARK = 8192  # 16-bit images that end below it were likely not stretched
 LEAST_TILE = 512  # of a side that nobody chose
+
+
+class Tiled(Protocol):
+    """What a job says of tiles."""
+
+    @property
+    def tile(self) -> int | None:
+        """Side in pixels; 0 restores whole sections, None chooses."""
+
+    @property
+    def overlap(self) -> int | None:
+        """In pixels; None is a quarter of a tile."""
 
 
 class Loaded(NamedTuple):
@@ -85,7 +97,16 @@ def check_asked(job: Job, trained: Trained) -> None:
             systems.validate_inputs(config.system, "without --mask", blank)
         except InpaintInputError as error:
             raise ValueError(f"{error} Give --mask.") from error
-    multiple = config.eval.size_multiple
+    check_tile(job, trained)
+
+
+def check_tile(job: Tiled, trained: Trained) -> None:
+    """Checks that tiles fit the networks.
+
+    Raises:
+      ValueError: they do not.
+    """
+    multiple = trained.config.eval.size_multiple
     if job.tile and job.tile % multiple:
         raise ValueError(
             f"--tile is {job.tile}; this run needs multiples of {multiple}, such as "
@@ -94,7 +115,7 @@ def check_asked(job: Job, trained: Trained) -> None:
     tiling(job, trained, (1, 1))
 
 
-def tiling(job: Job, trained: Trained, shape: tuple[int, ...]) -> tuple[int, int]:
+def tiling(job: Tiled, trained: Trained, shape: tuple[int, ...]) -> tuple[int, int]:
     """Side and overlap of the tiles of a picture [H, W, C], in pixels.
 
     Raises:

@@ -34,8 +34,17 @@ class Restored(NamedTuple):
     blind: bool
 
 
-class _Volume(NamedTuple):
-    """A NIfTI file: its bytes, and its voxels as they are stored, [X, Y, Z]."""
+class NiftiFile(NamedTuple):
+    """A NIfTI file.
+
+    Attributes:
+      content: its bytes, unpacked.
+      offset: where the voxels begin.
+      raw: [X, Y, Z], as they are stored.
+      slope: value = raw * slope + inter.
+      inter: see slope.
+      affine: [4, 4], of voxels to millimetres.
+    """
 
     content: bytes
     offset: int
@@ -45,6 +54,7 @@ class _Volume(NamedTuple):
     affine: np.ndarray
 
     def values(self) -> np.ndarray:
+        """Grey values, float64 [X, Y, Z]."""
         return self.raw.astype(np.float64) * self.slope + self.inter
 
 
@@ -105,7 +115,7 @@ def restore_nifti(
     _check_target(target, source, mask, protect)
     if axis not in (0, 1, 2):
         raise ValueError(f"restore_nifti: axis is {axis}; it is 0, 1 or 2.")
-    volume = _read(source)
+    volume = read_nifti(source)
     kept = _read_mask(protect, volume, source)
     hole = _read_mask(mask, volume, source)
     where = np.ones(volume.raw.shape, bool) if hole is None else hole
@@ -118,7 +128,7 @@ def restore_nifti(
             f"{source}: {bad} voxels outside the hole are NaN or infinite; replace "
             "them, by 0 where they are background."
         )
-    top = _top(source, values[valid], percentile)
+    top = grey_top(source, values[valid], percentile)
     image = (
         2.0 * np.clip(np.where(np.isfinite(values), values, 0.0) / top, 0.0, 1.0) - 1
     )
@@ -143,9 +153,9 @@ def restore_nifti(
         completed = _restore(restore, planes, own, multiple, batch_size)
         grey = (completed.astype(np.float64) + 1) / 2 * top
         for k, plane in zip(own.tolist(), grey, strict=True):
-            new = _as_stored(plane, volume)
+            new = as_stored(plane, volume)
             stored[k][ours[k]] = new[ours[k]]
-    _write(target, volume, raw)
+    write_nifti(target, volume, raw)
     voxels = int(np.count_nonzero(ours[chosen]))
     return Restored(top, len(chosen), voxels, hole is None)
 
@@ -161,8 +171,15 @@ def _check_target(target: Path, source: Path, *others: str | Path | None) -> Non
         raise ValueError(f"{target}: is there already; remove it or name another file.")
 
 
-def _read(path: Path) -> _Volume:
-    """Reads a single-file NIfTI."""
+def read_nifti(path: Path) -> NiftiFile:
+    """Reads a NIfTI file of one piece.
+
+    Raises:
+      ShapeMismatchError: no three axes.
+      ValueError: it is none, or damaged.
+      ImportError: nibabel is not installed.
+      OSError: the file is not there.
+    """
     try:
         import nibabel
     except ImportError as error:
@@ -190,16 +207,16 @@ def _read(path: Path) -> _Volume:
             f"{list(raw.shape)}."
         )
     slope, inter = float(proxy.slope), float(proxy.inter)
-    return _Volume(content, int(proxy.offset), raw, slope, inter, image.affine)
+    return NiftiFile(content, int(proxy.offset), raw, slope, inter, image.affine)
 
 
 def _read_mask(
-    path: str | Path | None, volume: _Volume, source: Path
+    path: str | Path | None, volume: NiftiFile, source: Path
 ) -> np.ndarray | None:
     """Reads a mask of the volume's grid, bool [X, Y, Z]; None if there is none."""
     if path is None:
         return None
-    own = _read(Path(path))
+    own = read_nifti(Path(path))
     if own.raw.shape != volume.raw.shape:
         raise ShapeMismatchError(
             f"{path} is {list(own.raw.shape)}, but {source} is "
@@ -220,8 +237,17 @@ def _read_mask(
     return values != 0
 
 
-def _top(source: Path, values: np.ndarray, percentile: float) -> float:
-    """The grey value that becomes 1; the rule of `data/intensity.py`."""
+def grey_top(source: Path, values: np.ndarray, percentile: float) -> float:
+    """The grey value that becomes 1; the rule of `data/intensity.py`.
+
+    Args:
+      source: the file, for messages.
+      values: of valid voxels.
+      percentile: of those that are not 0.
+
+    Raises:
+      ValueError: a percentile that is none, or one of 0.
+    """
     if not 0 < percentile <= 100:
         raise ValueError(
             f"restore_nifti: percentile is {percentile}; it must be above 0, at most "
@@ -272,8 +298,13 @@ def _restore(
     return completed[: len(own), top : top + height, left : left + width, 0]
 
 
-def _as_stored(values: np.ndarray, volume: _Volume) -> np.ndarray:
-    """Grey values as the file stores them, by its slope, intercept and data type."""
+def as_stored(values: np.ndarray, volume: NiftiFile) -> np.ndarray:
+    """Grey values as the file stores them, by its slope, intercept and data type.
+
+    Args:
+      values: of any shape, rounded and held within the range of an integer type.
+      volume: the file.
+    """
     stored = (values - volume.inter) / volume.slope
     dtype = volume.raw.dtype
     if dtype.kind == "f":
@@ -282,8 +313,8 @@ def _as_stored(values: np.ndarray, volume: _Volume) -> np.ndarray:
     return np.clip(np.rint(stored), limits.min, limits.max).astype(dtype)
 
 
-def _write(target: Path, volume: _Volume, raw: np.ndarray) -> None:
-    """Writes the source's bytes with other voxels, whole or not at all."""
+def write_nifti(target: Path, volume: NiftiFile, raw: np.ndarray) -> None:
+    """Writes the source's bytes with other voxels [X, Y, Z], whole or not at all."""
     voxels = raw.tobytes(order="F")
     end = volume.offset + len(voxels)
     content = volume.content[: volume.offset] + voxels + volume.content[end:]

@@ -3,6 +3,7 @@
 A learned baseline for serial sections, and the smallest example of a system.
 """
 
+import warnings
 from collections.abc import Mapping
 
 import jax
@@ -15,6 +16,7 @@ from jaxinpaint.core.checks import (
     ShapeMismatchError,
     check_image,
     check_mask,
+    check_mask_values,
     expect_dtype,
     expect_shape,
 )
@@ -114,6 +116,9 @@ def validate_inputs(where: str, batch: Mapping[str, np.ndarray]) -> None:
 
     Raises:
       InpaintInputError: a shape, dtype or value that cannot be restored from.
+
+    Warns:
+      UserWarning: a large hole, or a section that is missing whole.
     """
     for name in (*SECTIONS, "mask"):
         if batch.get(name) is None:
@@ -123,7 +128,16 @@ def validate_inputs(where: str, batch: Mapping[str, np.ndarray]) -> None:
             )
     b, h, w, c = expect_shape(where, "image", batch["image"], "B H W C")
     expect_shape(where, "mask", batch["mask"], f"{b} {h} {w} 1")
-    check_mask(where, batch["mask"], allow_large_holes=True)
+    check_mask_values(where, batch["mask"])
+    whole = batch["mask"].all(axis=(1, 2, 3))
+    if whole.any():
+        warnings.warn(
+            f"{where}: sample {int(whole.argmax())} of mask is all hole; a section that "
+            "is missing whole is made up from its neighbours alone.",
+            stacklevel=2,
+        )
+    if not whole.all():
+        check_mask(where, batch["mask"][~whole], allow_large_holes=True)
     for name in SECTIONS:
         expect_shape(where, name, batch[name], f"{b} {h} {w} {c}")
         expect_dtype(where, name, batch[name], *HALF, "float32")

@@ -45,6 +45,14 @@ def test_it_learns_the_mean_of_its_neighbours():
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:5])
 
 
+def test_a_section_that_is_missing_whole_is_told():
+    given = {name: np.asarray(array) for name, array in batch().items()}
+    mask = given["mask"].copy()
+    mask[1] = 1
+    with pytest.warns(UserWarning, match="sample 1 of mask is all hole"):
+        unet.validate_inputs("restore", given | {"mask": mask})
+
+
 @pytest.mark.parametrize(
     "change, match",
     [
