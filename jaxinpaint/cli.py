@@ -63,6 +63,7 @@ COMMANDS: dict[str, Command] = {
         "Restores bad sections and holes of a volume; valid voxels stay bit for bit.",
         fill_volume.add_arguments,
         fill_volume.run,
+        compiles=True,
     ),
     "masks": Command(
         "Writes a seeded set of masks with a manifest.",
