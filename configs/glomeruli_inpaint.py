@@ -3,10 +3,12 @@
 python train.py --config=configs/glomeruli_inpaint.py:demo --workdir=runs/glomeruli
 python eval.py --config=configs/glomeruli_inpaint.py:demo --workdir=runs/glomeruli
 
-paper   crops of 256 x 256, batch 16, 100 epochs; about 1.1e13 FLOP a step. Needs your
+paper   crops of 256 x 256, batch 16, 6200 steps (100 epochs of 1000 crops);
+        about 1.1e13 FLOP a step. Needs your
         own slides in config.data.source and VGG19 weights: `jaxinpaint weights import
         FILE --as vgg19`.
-demo    a thin generator without VGG19 on phantom tissue at a quarter of the size.
+demo    a thin generator without VGG19 on phantom tissue at a quarter of the size; about
+        three CPU minutes. Glomeruli brighter and bluer than the phantom's own.
 smoke   seconds; for the contract tests.
 """
 

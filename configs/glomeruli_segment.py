@@ -3,9 +3,11 @@
 python train.py --config=configs/glomeruli_segment.py:demo --workdir=runs/segment
 python eval.py --config=configs/glomeruli_segment.py:demo --workdir=runs/segment
 
-paper   EfficientNetB3-Unet on tiles of 1024 x 1024, batch 8, 200 epochs, about 2.9e12
-        FLOP a step. Needs your own slides in config.data.source.
-demo    a thin U-Net on phantom tissue at a quarter of the size.
+paper   EfficientNetB3-Unet on tiles of 1024 x 1024, batch 8, 50,000 steps (200
+        epochs of 2000 tiles), about 2.9e12 FLOP a step. Needs your own slides in config.data.source.
+demo    a thin U-Net on phantom tissue at a quarter of the size; about two CPU minutes.
+        Dice of sclerosed glomeruli 0.70 ± 0.16 over three seeds, 0.79 ± 0.05 with
+        synthetic ones (docs/results.md).
 smoke   seconds; for the contract tests.
 
 What `jaxinpaint synthesize` made joins the training tiles with

@@ -9,7 +9,8 @@ means out beside the printed ones. The same command goes on where it stopped.
 paper   (4 amounts + 1 without augmentation + 3 other segmenters) x 10 seeds = 80
         trainings of 50,000 steps, weeks on one GPU. Needs your own slides:
         --set data.source=PATH.
-demo    a thin U-Net without and with synthetic glomeruli on phantom tissue, three seeds.
+demo    a thin U-Net without and with synthetic glomeruli on phantom tissue, three seeds;
+        20 CPU minutes; Dice of sclerosed glomeruli over tiles 0.70 without and 0.79 with.
 smoke   minutes; every part but the network of outlines once.
 
 A key of a part is changed with its name in front: --set segment.batch_size=4.
