@@ -13,6 +13,7 @@ if CACHE not in os.environ:
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from absl import logging  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -27,3 +28,11 @@ def quick_programs():
     jax.config.update(name, True)
     yield
     jax.config.update(name, before)
+
+
+@pytest.fixture(autouse=True)
+def same_verbosity():
+    """A command ends its process, and may quiet the libraries; a test goes on."""
+    before = logging.get_verbosity()
+    yield
+    logging.set_verbosity(before)

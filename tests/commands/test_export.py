@@ -127,7 +127,7 @@ def test_the_model_tells_all_about_itself(eight):
         "polarity": "1 = hole, 0 = valid",
         "channels": 1,
         "required": True,
-        "may_cover_all": False,
+        "may_cover_all": True,
     }
     assert model["stride"] == {"multiple": 16, "least": 32}
     assert model["platforms"] == ["cpu", "cuda", "tpu"]
